@@ -200,14 +200,14 @@ def read_file(path: 'bytes | str') -> 'tuple[posix.stat_result, bytes]':
 
 
 def restore_environment() -> None:
-    """Undo what the interpreter did to LC_CTYPE: in the C locale it sets one of these values (PEP 538)."""
-    if posix.environ.get(b'LC_CTYPE') not in (b'C.UTF-8', b'C.utf8', b'UTF-8'):
+    """Undo what the interpreter does to LC_CTYPE where the locale was C when it started (PEP 538 and 540)."""
+    if not sys.flags.utf8_mode or posix.environ.get(b'LC_ALL') or b'LC_CTYPE' not in posix.environ:
         return
     try:
         entries = read_file('/proc/self/environ')[1].split(b'\0')
-    except OSError:  # no /proc: what was added stands last
-        entries = [b'LC_CTYPE=' + posix.environ[b'LC_CTYPE']] if list(posix.environ)[-1] != b'LC_CTYPE' else []
-    posix.environ.pop(b'LC_CTYPE')
+    except OSError:  # no /proc: most likely it was not set
+        entries = []
+    del posix.environ[b'LC_CTYPE']
     posix.unsetenv(b'LC_CTYPE')
     for value in [entry[9:] for entry in entries if entry.startswith(b'LC_CTYPE=')]:
         set_variable(b'LC_CTYPE', value)
