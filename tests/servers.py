@@ -43,6 +43,7 @@ T = TypeVar("T")
 
 PROGRAMS = {  # Debian package: what the tests run of it
     "checkpw": ["checkpw", "checkapoppw"],
+    "daemontools": ["multilog", "softlimit"],
     "cvm": ["cvm-checkpassword", "cvm-pwfile"],
     "dovecot-core": ["dovecot", "/usr/lib/dovecot/checkpassword-reply"],
     "dovecot-imapd": ["/usr/lib/dovecot/imap"],
@@ -51,7 +52,9 @@ PROGRAMS = {  # Debian package: what the tests run of it
     "passwd": ["useradd", "userdel", "chpasswd"],
     "qpsmtpd": ["qpsmtpd-forkserver"],
     "swaks": ["swaks"],
+    "systemd": ["systemd-socket-activate"],
     "ucspi-tcp": ["tcpserver"],
+    "xinetd": ["xinetd"],
 }
 
 
