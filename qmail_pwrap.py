@@ -22,8 +22,7 @@ NO_VERDICT = (TEMPORARY, 126, 127)  # 126, 127: a shell or env(1) could not run 
 TRIPLE_LIMIT = 512  # bytes
 TRUE = (b'/bin/true', b'/usr/bin/true', b'true')
 REPORT = 'qmail_pwrap.report'  # how the first argument of the report step begins
-PASSED_ON = (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGUSR1, _signal.SIGUSR2,
-             _signal.SIGALRM)
+PASSED_ON = [getattr(_signal, 'SIG' + name) for name in ('TERM', 'HUP', 'INT', 'QUIT', 'USR1', 'USR2', 'ALRM')]
 PLAIN = frozenset(range(0x21, 0x7f)) - frozenset(b'"\\=')  # the bytes that stand in the log as they are
 NAME = frozenset('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-')
 STARTED = time.monotonic()
@@ -155,7 +154,7 @@ class Configuration:
             if not equals:
                 raise ValueError('neither a setting (name=value) nor an absolute path')
             if name not in CHECKS:
-                raise ValueError(f'unknown setting {name}=' if name and NAME.issuperset(name) else 'unknown setting')
+                raise ValueError('unknown setting' + f' {name}=' * (0 < len(name) < 30 and NAME.issuperset(name)))
             if not CHECKS[name][0](value):  # type: ignore[no-untyped-call]
                 raise ValueError(f'{name}= takes {CHECKS[name][1]}')
             if name in settings or name in self.made:
@@ -333,11 +332,11 @@ class Login:
         configuration, log = Configuration(), self.log
         invalid, values = configuration.problems, configuration.values
         log.to_stderr = not invalid and values['log'] == 'stderr'
-        if configuration.ignored:
-            log.write('PWRAP_CONF is ignored: real and effective user or group differ')
         # The triple. AUTH=0 switches authentication off; a broken configuration never does.
         code, problem = self.read_triple()
         log.user = bytes(self.triple[:max(0, self.triple.find(0, 0, self.size))])  # empty where no NUL ends it
+        if configuration.ignored:  # not logged before, or the log's socket could become descriptor 3
+            log.write('PWRAP_CONF is ignored: real and effective user or group differ')
         auth = posix.environ.get(b'AUTH') or (b'1' if invalid else values['auth'].encode())
         if auth == b'0':
             while code == REJECT:  # there may be more, and its writer must not get a broken pipe
@@ -351,9 +350,9 @@ class Login:
             if problem and code == MISUSED and posix.isatty(2):
                 posix.write(2, b'qmail_pwrap expects the login of a mail server on descriptor 3; see --help\n')
             return log.result('temporary' if code == TEMPORARY else 'rejected', code)
-        # The chain. None of our pipes may land on a closed 0, 1 or 2, and be taken for a standard stream.
+        # The chain. Its pipes leave 0 to 8 alone: standard streams, and those that shell scripts number.
         posix.close(3)
-        while posix.open('/', posix.O_RDONLY) <= 3:
+        while posix.open('/', posix.O_RDONLY) < 8:
             pass
         restore_environment()
         set_variable(b'AUTH', auth)
@@ -427,16 +426,14 @@ class Login:
                 self.child.start(tool.command + self.prog, data)
                 event = self.child.wait(None, tool.timeout)
             else:
-                import fcntl
                 report, reporting = self.pipe()
                 answering, answer = self.pipe()
-                # Out of the way of shell scripts, which number their own descriptors from 0 to 9.
-                theirs = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (reporting, answering)]
-                self.opened += theirs
-                step = [REPORT, *(f'{number}.{identity(number)}' for number in theirs), f'{posix.getpgrp()}',
-                        'stderr' if self.log.to_stderr else 'syslog']
+                for end in (reporting, answering):
+                    posix.set_inheritable(end, True)
+                step = [REPORT, f'{reporting}.{identity(reporting)}', f'{answering}.{identity(answering)}',
+                        f'{posix.getpgrp()}', 'stderr' if self.log.to_stderr else 'syslog']
                 self.child.start([*tool.command, self.program, ':'.join(step).encode(), *self.prog], data)
-                self.close(reporting, *theirs)
+                self.close(reporting)
                 event = self.child.wait(report, tool.timeout)
                 if event == 'reported':
                     posix.write(answer, b'+')
@@ -494,7 +491,6 @@ def report_and_become(argument: str, prog: 'list[bytes]', log: Log) -> int:
     posix.putenv(b'AUTH', b'success')
     _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)  # Python ignores these at start-up
     _signal.signal(_signal.SIGXFSZ, _signal.SIG_DFL)
-
     # As execvp(3): looked up on PATH, and run by /bin/sh if it has no shebang.
     folders = [b''] if b'/' in prog[0] else posix.environ.get(b'PATH', b'/bin:/usr/bin').split(b':')
     failure = errno.ENOENT
@@ -506,13 +502,14 @@ def report_and_become(argument: str, prog: 'list[bytes]', log: Log) -> int:
             if error.errno == errno.ENOEXEC:
                 posix.execv('/bin/sh', [b'/bin/sh', path, *prog[1:]])
             failure = failure if error.errno in (errno.ENOENT, errno.ENOTDIR) else error.errno or failure
+    _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
     log.write(f'{escape(prog[0], 200)}: prog cannot be run: {posix.strerror(failure)}')
     return TEMPORARY
 
 
 def main(program: str) -> None:
     """Do what the command line asks for, and exit. program is the path by which this was run."""
-    log = Log()
+    log, code = Log(), TEMPORARY
     try:
         encoding = sys.getfilesystemencoding(), 'surrogateescape'
         words = [word.encode(*encoding) for word in sys.argv[1:]] or [TRUE[not posix.access(TRUE[0], posix.X_OK)]]
@@ -522,26 +519,24 @@ def main(program: str) -> None:
             posix._exit(globals()['people'](program, sys.argv[1:]))
         if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:  # Python handles it
             _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-        is_report = words[0].startswith(REPORT.encode())
-        code = (report_and_become(sys.argv[1], words[1:], log) if is_report
+        code = (report_and_become(sys.argv[1], words[1:], log) if words[0].startswith(REPORT.encode())
                 else Login(program.encode(*encoding), words, log).decide())
-    except BaseException as error:  # the exit code of a traceback, 1, would say that a password is wrong
+    except BaseException as error:  # a traceback would end with 1, which says that the password is wrong
         trace = error.__traceback__
         while trace and trace.tb_next:
             trace = trace.tb_next
-        code = TEMPORARY
         log.write(f'internal error: {type(error).__name__} in line {trace.tb_lineno if trace else 0}')
         if not log.decided:
             log.result('temporary', code)
-    posix._exit(code)  # nothing is left to write, and the interpreter's own way out takes a millisecond
+    finally:  # whatever happened; and the interpreter's own way out takes a millisecond
+        posix._exit(code)
 
 
 # What follows is text until it is needed: compiled, it would cost each login a tenth of its time.
 RARE = r'''
 def fork(child: 'Child', command: 'list[bytes]', data: int) -> int:
     """Do as posix_spawn in Child.start(), which can neither ignore SIGCHLD nor pass on a variable without a name."""
-    if not posix.access(command[0], posix.X_OK):
-        raise OSError(errno.ENOENT, 'missing, or not executable')
+    reader, writer = posix.pipe()  # exec closes it; why exec failed comes through it
     pid = posix.fork()
     if not pid:
         try:
@@ -552,8 +547,15 @@ def fork(child: 'Child', command: 'list[bytes]', data: int) -> int:
                 _signal.signal(number, _signal.SIG_IGN if ignored else _signal.SIG_DFL)
             _signal.pthread_sigmask(_signal.SIG_SETMASK, child.mask)
             posix.execv(command[0], command)
+        except OSError as error:
+            posix.write(writer, bytes([error.errno or 0]))
         finally:
-            posix._exit(127)  # as a shell
+            posix._exit(TEMPORARY)
+    posix.close(writer)
+    failure = posix.read(reader, 1)
+    posix.close(reader)
+    if failure:
+        raise OSError(failure[0], posix.strerror(failure[0]))
     return pid
 '''
 
@@ -591,10 +593,9 @@ def people(program: str, words: 'list[str]') -> int:
 
 def mark(good: bool, line: str) -> str:
     """Return a line for a person, with a mark if that is a terminal."""
-    if not TERMINAL:
-        return line
-    sign = '\u2713 ' if good else '\u2717 '
-    return sign + line if os.environ.get('NO_COLOR') else f'\033[3{2 if good else 1}m{sign}\033[0m{line}'
+    sign, colour = ('\u2713 ', 32) if good else ('\u2717 ', 31)
+    coloured = sign if os.environ.get('NO_COLOR') else f'\033[{colour}m{sign}\033[0m'
+    return coloured + line if TERMINAL else line
 
 def who(program: str, rest: str) -> str:
     """Return as whom this runs, and how to run it as the mail server's user."""
@@ -627,8 +628,7 @@ def check(program: str) -> int:
     for number, path in enumerate(path for path in paths if os.path.exists(path)):
         for place in (path, *path.parents, path.resolve(), *path.resolve().parents):
             status, needed = place.stat(), 5 if place in (path, script.parent) else 1
-            # In a folder like /tmp (0o1000), only its owner can replace a file.
-            if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o1022 in (0o2, 0o20, 0o22):
+            if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o1022 in (0o2, 0o20, 0o22):  # not as /tmp
                 doubts.append(f'others can change {place}, and so have every password')
             if number < 2 and status.st_mode & needed != needed:
                 doubts.append(f'other users cannot read {place}: sessions fail after a tool has changed its uid')
@@ -674,9 +674,9 @@ def test(program: str, login: str) -> int:
     """Try a login as a server would, show it, and return the exit code that the server would get."""
     password = os.fsencode(getpass.getpass()) if os.isatty(0) else sys.stdin.buffer.readline().rstrip(b'\n')
     configuration = Configuration()
+    off = configuration.values['auth'] == '0'
+    print('auth=0: a login would be let in unchecked; the tools are asked all the same\n' * off, end='')
     print(f'{configuration.path} is tried as', who(program, f'--test {shlex.quote(login)}'))
-    if configuration.values['auth'] == '0':
-        print('auth=0: a login would be let in unchecked; the tools are asked all the same')
     sys.stdout.flush()
     reader, writer = os.pipe()
     os.write(writer, b'%s\0%s\0<%d@test>\0' % (os.fsencode(login)[:600], password[:600], os.getpid()))
