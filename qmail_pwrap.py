@@ -37,7 +37,6 @@ def escape(data: bytes, limit: int) -> str:
 
 class Log:
     """The lines of one login, each shorter than 1,024 bytes, to syslog or descriptor 2."""
-
     to_stderr = False  # until the configuration is found valid: descriptor 2 may be the client's
     decided = False
     user = b''
@@ -81,21 +80,18 @@ CHECKS = {  # what a value has to be, and the words for it
 
 class Tool:
     """A tool as its line in the configuration gives it."""
-
     def __init__(self, number: int, words: 'list[str]', settings: 'dict[str, str]') -> None:
         self.number = number  # of the line
         self.command = [word.encode('latin-1') for word in words]  # absolute path and arguments
         self.name = settings.get('name') or escape(self.command[0], 200)  # what the log calls it
         self.timeout = int(settings['timeout'])  # seconds, 0 for none
         self.users = settings['users'].encode('latin-1').lower().split(b',')
-        self.excluded = [one[1:] for one in self.users if one[:1] == b'!']
+        self.barred = [one[1:] for one in self.users if one[:1] == b'!']
         self.wanted = [one for one in self.users if one[:1] != b'!'] or [b'*']
 
     def serves(self, login: bytes) -> bool:
-        """Tell whether this tool may get the credentials of that login."""
-        login = login.lower()
-        return (any(matches(one, login) for one in self.wanted)
-                and not any(matches(one, login) for one in self.excluded))
+        """Tell whether this tool may get the credentials of that login, given in lower case."""
+        return any(matches(one, login) for one in self.wanted) and not any(matches(one, login) for one in self.barred)
 
 
 def matches(pattern: bytes, login: bytes) -> bool:
@@ -114,15 +110,13 @@ def matches(pattern: bytes, login: bytes) -> bool:
 
 class Configuration:
     """What the configuration file says, and every reason not to use it."""
-
     def __init__(self) -> None:
         self.values = {'auth': '1', 'log': 'syslog', 'failure': 'last', 'users': '*', 'timeout': '60'}
         self.made: 'set[str]' = set()  # names of the settings for the file
         self.tools: 'list[Tool]' = []
         self.problems: 'list[str]' = []  # each begins with FILE: or FILE:LINE:
         named = posix.environ.get(b'PWRAP_CONF', b'')
-        self.ignored = named != b'' and (  # by somebody who has not this process's rights
-            posix.getuid() != posix.geteuid() or posix.getgid() != posix.getegid())
+        self.ignored = named != b'' and (posix.getuid(), posix.getgid()) != (posix.geteuid(), posix.getegid())
         path = CONFIGURATION.encode() if self.ignored or not named else named
         self.path = escape(path, 200)
         try:
@@ -220,23 +214,28 @@ def set_variable(name: bytes, value: bytes) -> None:
 def identity(descriptor: int) -> str:
     """Return what tells the file behind a descriptor from any other; empty if it is closed."""
     try:
-        status = posix.fstat(descriptor)
-        return f'{status.st_dev}.{status.st_ino}'
+        return '.'.join(map(str, posix.fstat(descriptor)[1:3]))  # inode and device
     except OSError:
         return ''
 
 
+def join_group(group: int) -> bool:
+    """Go to a process group, 0 for a new one; tell whether that was possible, as it is not from another session."""
+    try:
+        posix.setpgid(0, group)
+    except OSError:
+        return False
+    return True
+
+
 class Child:
     """The tool or session of the moment: starts it, waits for it, passes signals on to it."""
-
     def __init__(self) -> None:
         self.pid = 0  # 0 while none runs
         self.code = 0  # of the one that ended last: its exit code, or minus the signal that ended it
         self.interrupted = False
         # Each signal that is handled puts its number into this pipe, so that no wait can miss one.
-        self.wake, writer = posix.pipe()
-        for end in (self.wake, writer):
-            posix.set_blocking(end, False)
+        self.wake, writer = posix.pipe2(posix.O_NONBLOCK | posix.O_CLOEXEC)
         _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         # With SIGCHLD ignored or blocked, as some servers leave it, no exit code would ever come.
         self.children_ignored = _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN
@@ -247,13 +246,19 @@ class Child:
 
     def start(self, command: 'list[bytes]', data: int) -> None:
         """Run command in a process group of its own, with data as its descriptor 3. Raises OSError."""
-        if self.children_ignored or b'' in posix.environ:
-            exec(RARE, globals())
-            self.pid = globals()['fork'](self, command, data)
-        else:  # Python ignores SIGPIPE and SIGXFSZ at start-up; a tool must not inherit that
-            self.pid = posix.posix_spawn(
-                command[0], command, posix.environ, file_actions=[(posix.POSIX_SPAWN_DUP2, data, 3)], setpgroup=0,
-                setsigmask=self.mask, setsigdef=[_signal.SIGPIPE, _signal.SIGXFSZ])
+        # It must not lead that group, unless it would do so without us: for a leader, setsid(1) forks and ends with 0.
+        home, group = posix.getpgrp(), posix.getpid()
+        self.group = group if group != home and join_group(0) else 0
+        try:
+            if self.children_ignored or b'' in posix.environ:
+                exec(RARE, globals())
+                self.pid = globals()['fork'](self, command, data)
+            else:  # Python ignores SIGPIPE and SIGXFSZ at start-up; a tool must not inherit that
+                self.pid = posix.posix_spawn(
+                    command[0], command, posix.environ, file_actions=[(posix.POSIX_SPAWN_DUP2, data, 3)],
+                    setpgroup=self.group, setsigmask=self.mask, setsigdef=[_signal.SIGPIPE, _signal.SIGXFSZ])
+        finally:
+            join_group(home)
 
     def send(self, number: int, *targets: int) -> None:
         for target in targets:
@@ -301,7 +306,8 @@ class Child:
 
     def kill(self) -> bool:
         """Kill the child with all that it has started, and tell whether it is gone."""
-        self.send(_signal.SIGKILL, -self.pid, self.pid)  # it may have left its group
+        group = self.group or self.pid
+        self.send(_signal.SIGKILL, *[-group] * (group != posix.getpgrp()), self.pid)  # it may have left its group
         return self.wait(None, 2) == 'ended'
 
     def wait_to_the_end(self) -> None:
@@ -319,7 +325,6 @@ class Child:
 
 class Login:
     """One login. program is the absolute path by which a tool can run the report step."""
-
     def __init__(self, program: bytes, prog: 'list[bytes]', log: Log) -> None:
         self.program, self.prog, self.log = program, prog, log
         self.triple, self.size = bytearray(TRIPLE_LIMIT + 1), 0  # the only place where a password ever is
@@ -398,7 +403,7 @@ class Login:
         rejected, or temporary: nobody accepted, and somebody gave no verdict."""
         result = 'rejected'
         for tool in tools:
-            if not tool.serves(self.log.user):
+            if not tool.serves(self.log.user.lower()):
                 self.log.tool(tool, 'not asked', 0, '')
                 continue
             self.child.pass_on()
@@ -472,8 +477,8 @@ def report_and_become(argument: str, prog: 'list[bytes]', log: Log) -> int:
     log.decided = True  # the result line is the wrapper's
     _, *pipes, group, to = argument.split(':')
     log.to_stderr = to == 'stderr'
-    ends = [pipe.partition('.') for pipe in pipes]
-    ours = [int(number) for number, _, made_as in ends if identity(int(number)) == made_as]  # else closed by the tool
+    # What the tool has closed, or has used for a file of its own, is not ours.
+    ours = [int(number) for number, _, made in (pipe.partition('.') for pipe in pipes) if identity(int(number)) == made]
     if len(ours) == 2:
         try:
             posix.write(ours[0], b'+')
@@ -483,10 +488,7 @@ def report_and_become(argument: str, prog: 'list[bytes]', log: Log) -> int:
             return TEMPORARY
     for number in ours:
         posix.close(number)
-    try:
-        posix.setpgid(0, int(group))  # the tool's own group was for killing it
-    except OSError:  # the tool has begun a new session
-        pass
+    join_group(int(group))  # the tool's own group was for killing it
     restore_environment()
     posix.putenv(b'AUTH', b'success')
     _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)  # Python ignores these at start-up
@@ -540,7 +542,7 @@ def fork(child: 'Child', command: 'list[bytes]', data: int) -> int:
     pid = posix.fork()
     if not pid:
         try:
-            posix.setpgid(0, 0)
+            posix.setpgid(0, child.group)
             posix.dup2(data, 3)
             for number in (_signal.SIGPIPE, _signal.SIGXFSZ, *child.handled):
                 ignored = number == _signal.SIGCHLD and child.children_ignored
@@ -566,7 +568,6 @@ import os
 import pathlib
 import pwd
 import shlex
-
 TERMINAL = os.isatty(1)
 USAGE = """{0} [prog [arg ...]]  for mail servers: tries the tools in $PWRAP_CONF, else {1}
 {0} --check           tell what is wrong with the configuration
@@ -615,7 +616,7 @@ def check(program: str) -> int:
     for number, tool in enumerate(configuration.tools, 1):
         where, state = f'{configuration.path}:{tool.number}: {tool.name}', tool_state(tool.command[0])
         problems += [f'{where}: {state}'] if state != 'ok' else []
-        if all(any(matches(out, one) for out in tool.excluded) for one in tool.wanted):
+        if all(any(matches(out, one) for out in tool.barred) for one in tool.wanted):
             doubts.append(f'{where}: no login reaches it, every pattern is also excluded')
         rows.append((f'{number}', tool.name, ' '.join(escape(word, 99) for word in tool.command),
                      escape(b','.join(tool.users), 99), f'{tool.timeout or "none"}', state))
@@ -657,7 +658,6 @@ def tool_state(path: bytes) -> str:
 
 class ShownLog(Log):
     """What --test shows of a login, where no tool can write."""
-
     def __init__(self) -> None:
         self.output, self.number, self.since = os.dup(1), 0, time.monotonic()
 

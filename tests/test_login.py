@@ -114,6 +114,17 @@ class Chain(Case):
                 self.configure('timeout=1 ' + self.path('hang'), self.path('yes'))
                 self.assertEqual(self.login(*prog).code, 0)
 
+    def test_setsid(self):
+        """A tool behind setsid(1) is asked as if it were run directly: setsid would fork, and end with 0 before any
+        answer, if it led its process group."""
+        self.tool('no', REJECTS)
+        self.tool('yes', ACCEPTS)
+        for name, codes in (('no', (1, 1)), ('yes', (0, 7))):
+            self.configure('/usr/bin/setsid ' + self.path(name))
+            for prog, code in zip((QUICK, ('/bin/sh', '-c', 'exit 7')), codes):
+                with self.subTest(name=name, prog=prog):
+                    self.assertEqual(self.login(*prog).code, code)
+
     def test_session_is_not_timed(self):
         """A session that was accepted is never timed."""
         self.tool('yes', ACCEPTS)
