@@ -14,15 +14,20 @@ define COMMAND
 """qmail_pwrap, from its compiled form. The program is qmail_pwrap.py in the same folder, and complete in itself."""
 import sys
 sys.dont_write_bytecode = True
-sys.path.insert(0, __file__.rpartition('/')[0] or '.')
+sys.path.append(__file__.rpartition('/')[0] or '.')  # last: nothing else beside this file is meant to be imported
 try:
     try:
-        import qmail_pwrap
-    except Exception:  # a damaged compiled form, or this is a link from another folder
+        from qmail_pwrap import main
+    except Exception:
         import os
-        sys.pycache_prefix = '/nonexistent'
-        sys.path[0] = os.path.dirname(os.path.realpath(__file__))
-        import qmail_pwrap
+        sys.path[-1] = os.path.dirname(os.path.realpath(__file__))
+        try:
+            from qmail_pwrap import main  # this is a link from another folder
+        except Exception:
+            sys.pycache_prefix = '/nonexistent'
+            from qmail_pwrap import main  # the compiled form is damaged
+    main(__file__)
+    raise EOFError  # the script is cut short, as main() never returns
 except BaseException as error:  # a traceback would end with 1, which says that a password is wrong
     import os
     import syslog
@@ -30,7 +35,6 @@ except BaseException as error:  # a traceback would end with 1, which says that 
     syslog.syslog(syslog.LOG_ERR, f'qmail_pwrap.py cannot be loaded: {type(error).__name__}')
     syslog.syslog(syslog.LOG_WARNING, 'result=temporary ip=- tool=- code=111 ms=0 user=""')
     os._exit(111)
-qmail_pwrap.main(__file__)
 endef
 export COMMAND
 
@@ -71,7 +75,8 @@ bench:
 	@python3 tests/bench.py
 
 install:
-	install -d -m 0755 "$(BIN)" "$(CONTROL)"
+	test -d "$(BIN)" || install -d -m 0755 "$(BIN)"
+	test -d "$(CONTROL)" || install -d -m 0755 "$(CONTROL)"
 	sed -e '1s|.*|#!$(PYTHON) -IS|' -e "s|^CONFIGURATION = '[^']*'|CONFIGURATION = '$(QMAILHOME)/control/pwrap.conf'|" \
 	    qmail_pwrap.py >"$(BIN)/.qmail_pwrap.py.new"
 	chmod 0755 "$(BIN)/.qmail_pwrap.py.new"
@@ -80,7 +85,7 @@ install:
 	printf '%s\n' "$$COMMAND" >"$(BIN)/.qmail-pwrap.new"
 	chmod 0755 "$(BIN)/.qmail-pwrap.new"
 	mv -f "$(BIN)/.qmail-pwrap.new" "$(BIN)/qmail-pwrap"
-	test -e "$(CONTROL)/pwrap.conf" || install -m 0644 pwrap.conf.example "$(CONTROL)/pwrap.conf"
+	test -e "$(CONTROL)/pwrap.conf" || test -h "$(CONTROL)/pwrap.conf" || install -m 0644 pwrap.conf.example "$(CONTROL)/pwrap.conf"
 	@echo
 	@echo 'Installed. Next:'
 	@echo '  1. enable your tools in $(CONTROL)/pwrap.conf (as it comes, it denies every login)'

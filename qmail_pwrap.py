@@ -8,6 +8,7 @@ steps of a login; Login.ask() is the loop over the tools, report_and_become() wh
 
 # Every import costs time at each login. These are built in, with the functions of os and signal.
 import _signal  # type: ignore[import-not-found]
+import atexit
 import errno
 import posix
 import select
@@ -15,6 +16,7 @@ import sys
 import syslog
 import time
 
+atexit.register(posix._exit, 111)  # should this file have been cut off, its end must not let everybody in
 VERSION = '1.0'
 CONFIGURATION = '/var/qmail/control/pwrap.conf'  # `make install` writes another QMAILHOME here
 ACCEPT, REJECT, MISUSED, TEMPORARY = 0, 1, 2, 111  # exit codes of the checkpassword interface
@@ -38,8 +40,7 @@ def escape(data: bytes, limit: int) -> str:
 class Log:
     """The lines of one login, each shorter than 1,024 bytes, to syslog or descriptor 2."""
     to_stderr = False  # until the configuration is found valid: descriptor 2 may be the client's
-    decided = False
-    user = b''
+    decided, user = False, b''
 
     def write(self, line: str, priority: int = syslog.LOG_ERR) -> None:
         """Write one line, by default about something that is wrong. Where there is no log, do nothing."""
@@ -231,9 +232,8 @@ def join_group(group: int) -> bool:
 class Child:
     """The tool or session of the moment: starts it, waits for it, passes signals on to it."""
     def __init__(self) -> None:
-        self.pid = 0  # 0 while none runs
+        self.pid, self.interrupted = 0, False  # 0 while none runs
         self.code = 0  # of the one that ended last: its exit code, or minus the signal that ended it
-        self.interrupted = False
         # Each signal that is handled puts its number into this pipe, so that no wait can miss one.
         self.wake, writer = posix.pipe2(posix.O_NONBLOCK | posix.O_CLOEXEC)
         _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -442,7 +442,7 @@ class Login:
                 event = self.child.wait(report, tool.timeout)
                 if event == 'reported':
                     posix.write(answer, b'+')
-                    return 'accepted', self.child.code, ''
+                    return 'accepted', ACCEPT, ''
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
                 return 'temporary', TEMPORARY, f'cannot be started: {error.strerror}'
@@ -585,7 +585,7 @@ def people(program: str, words: 'list[str]') -> int:
     elif words[0] in ('--check', '--test'):
         try:
             code = check(program) if words[0] == '--check' else test(program, words[1])
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, EOFError):
             code = 130
     else:
         print(usage if words[0] == '--help' else f'qmail_pwrap {VERSION}')
@@ -624,17 +624,17 @@ def check(program: str) -> int:
     if script.with_name('qmail-pwrap').exists():  # made by make install
         form = pathlib.Path(importlib.util.cache_from_source(str(script)))
         paths.append(form)
-        if not os.path.exists(form) or form.read_bytes()[8:16] != importlib.util.source_hash(script.read_bytes()):
+        if not os.access(form, os.R_OK) or form.read_bytes()[8:16] != importlib.util.source_hash(script.read_bytes()):
             doubts.append(f'{form}: missing or stale, so each login compiles the script; make install')
     for number, path in enumerate(path for path in paths if os.path.exists(path)):
         for place in (path, *path.parents, path.resolve(), *path.resolve().parents):
             status, needed = place.stat(), 5 if place in (path, script.parent) else 1
-            if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o1022 in (0o2, 0o20, 0o22):  # not as /tmp
+            if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o22 and status.st_mode & 0o41000 != 0o41000:
                 doubts.append(f'others can change {place}, and so have every password')
             if number < 2 and status.st_mode & needed != needed:
                 doubts.append(f'other users cannot read {place}: sessions fail after a tool has changed its uid')
-    print('configuration:', configuration.path)
-    print('settings:', *(f'{name}={values[name]}' for name in ('auth', 'log', 'failure')))
+    settings = ' '.join(f'{name}={values[name]}' for name in ('auth', 'log', 'failure'))
+    print(f'configuration: {configuration.path}\nsettings: {settings}')
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
     for row in rows:
         print(' ', '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
@@ -665,16 +665,16 @@ class ShownLog(Log):
         os.write(self.output, f'{"the log: " if self.decided else ""}{line}\n'.encode())
 
     def tool(self, tool: 'Tool', verdict: str, code: int, problem: str) -> None:
-        said = problem or ('skipped: users=' + escape(b','.join(tool.users), 99) if verdict == 'not asked' else verdict)
-        self.number, since, self.since = self.number + 1, self.since, time.monotonic()
-        self.write(mark(verdict == 'accepted', f'{self.number}  {tool.name}  {said}  exit code {code}  '
-                        f'{(self.since - since) * 1000:.0f} ms'))
+        users, words = escape(b','.join(tool.users), 99), problem.split(',')[0] or verdict
+        said = {'skipped': words, 'not asked': f'skipped: users={users}'}.get(verdict, f'{words}  exit code {code}')
+        self.number, ms, self.since = self.number + 1, (time.monotonic() - self.since) * 1000, time.monotonic()
+        self.write(mark(verdict == 'accepted', f'{self.number}  {tool.name}  {said}  {ms:.0f} ms'))
 
 def test(program: str, login: str) -> int:
     """Try a login as a server would, show it, and return the exit code that the server would get."""
     password = os.fsencode(getpass.getpass()) if os.isatty(0) else sys.stdin.buffer.readline().rstrip(b'\n')
     configuration = Configuration()
-    off = configuration.values['auth'] == '0'
+    off = configuration.values['auth'] == '0' and not configuration.problems
     print('auth=0: a login would be let in unchecked; the tools are asked all the same\n' * off, end='')
     print(f'{configuration.path} is tried as', who(program, f'--test {shlex.quote(login)}'))
     sys.stdout.flush()
@@ -690,8 +690,8 @@ def test(program: str, login: str) -> int:
             os.dup2(null, number)
         set_variable(b'AUTH', b'1')
         os._exit(Login(os.fsencode(program), [b'/bin/./true'], log).decide())
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print('the exit code:', code)
+    _signal.signal(_signal.SIGINT, lambda *_: os.kill(child, _signal.SIGTERM))  # which has no terminal
+    print('the exit code:', code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     return code
 '''
 

@@ -200,15 +200,18 @@ class Install(Installation):
 
     def test_again(self):
         """Installing again upgrades: an older script, command and compiled form are replaced by today's."""
+        def files():  # the compiled form is checked by what it does: Python orders the constants in it as it likes
+            return {name: (mode, b'' if name.endswith('.pyc') else text) for name, (mode, text) in tree(self.dest).items()}
         self.make('install')
-        first = tree(self.dest)
+        first = files()
         for path in (self.installed, self.script, self.form()):
             with open(path, 'w') as file:
                 file.write('#!/bin/sh\necho an old version\n')
             os.chmod(path, 0o600)
         self.make('install')
-        self.assertEqual(tree(self.dest), first)
+        self.assertEqual(files(), first)
         self.assert_works()
+        self.assertNotIn('stale', self.say('--check')[1])
 
     def test_upgrade_while_logins_run(self):
         """The files are replaced by rename, so that a login that begins meanwhile finds the old one or the new one."""
