@@ -68,7 +68,7 @@ test-python:
 test-deps:
 	apt-get update
 	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends make python3 gcc libc6-dev qpsmtpd \
-	    dovecot-core dovecot-pop3d dovecot-imapd ucspi-tcp fgetty cvm checkpw swaks fail2ban busybox-syslogd strace xinetd daemontools systemd \
+	    dovecot-core dovecot-pop3d dovecot-imapd ucspi-tcp fgetty cvm checkpw swaks fail2ban strace xinetd daemontools systemd \
 	    sudo locales util-linux passwd
 
 bench:
