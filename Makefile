@@ -88,9 +88,9 @@ install:
 	test -e "$(CONTROL)/pwrap.conf" || test -h "$(CONTROL)/pwrap.conf" || install -m 0644 pwrap.conf.example "$(CONTROL)/pwrap.conf"
 	@echo
 	@echo 'Installed. Next:'
-	@echo '  1. enable your tools in $(CONTROL)/pwrap.conf (as it comes, it denies every login)'
-	@echo '  2. $(BIN)/qmail-pwrap --check'
-	@echo '  3. $(BIN)/qmail-pwrap --test SOMEBODY'
+	@echo '  1. enable your tools in $(QMAILHOME)/control/pwrap.conf (as it comes, it denies every login)'
+	@echo '  2. $(QMAILHOME)/bin/qmail-pwrap --check'
+	@echo '  3. $(QMAILHOME)/bin/qmail-pwrap --test SOMEBODY'
 	@echo '  4. put $(QMAILHOME)/bin/qmail-pwrap in the place of your checkpassword tool'
 
 uninstall:

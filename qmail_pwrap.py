@@ -6,7 +6,7 @@ configuration get the same bytes in turn until one accepts. To audit it, begin w
 steps of a login; Login.ask() is the loop over the tools, report_and_become() what stands in prog's place behind them.
 """
 
-# Every import costs time at each login. These are built in, with the functions of os and signal.
+# Every import costs time at each login. These (on Debian, all built in) have the functions of os and signal.
 import _signal  # type: ignore[import-not-found]
 import atexit
 import errno
@@ -327,7 +327,7 @@ class Login:
     """One login. program is the absolute path by which a tool can run the report step."""
     def __init__(self, program: bytes, prog: 'list[bytes]', log: Log) -> None:
         self.program, self.prog, self.log = program, prog, log
-        self.triple, self.size = bytearray(TRIPLE_LIMIT + 1), 0  # the only place where a password ever is
+        self.triple, self.size = bytearray(TRIPLE_LIMIT + 1), 0  # a login's password is nowhere else
         self.opened: 'list[int]' = []  # ends of pipes
         self.tool, self.code = '-', TEMPORARY  # name and exit code of the tool that accepted, or ran last
 
@@ -618,7 +618,7 @@ def check(program: str) -> int:
         problems += [f'{where}: {state}'] if state != 'ok' else []
         if all(any(matches(out, one) for out in tool.barred) for one in tool.wanted):
             doubts.append(f'{where}: no login reaches it, every pattern is also excluded')
-        rows.append((f'{number}', tool.name, ' '.join(escape(word, 99) for word in tool.command),
+        rows.append((f'{number}', tool.name, ' '.join(escape(word, 99) for word in tool.command).replace('\\x3d', '='),
                      escape(b','.join(tool.users), 99), f'{tool.timeout or "none"}', state))
         paths.append(pathlib.Path(os.fsdecode(tool.command[0])))
     if script.with_name('qmail-pwrap').exists():  # made by make install
@@ -659,7 +659,8 @@ def tool_state(path: bytes) -> str:
 class ShownLog(Log):
     """What --test shows of a login, where no tool can write."""
     def __init__(self) -> None:
-        self.output, self.number, self.since = os.dup(1), 0, time.monotonic()
+        self.output, self.number = os.dup(1), 0
+        globals()['STARTED'] = self.since = time.monotonic()  # not counting the time it took to type
 
     def write(self, line: str, priority: int = 0) -> None:
         os.write(self.output, f'{"the log: " if self.decided else ""}{line}\n'.encode())
@@ -676,8 +677,7 @@ def test(program: str, login: str) -> int:
     configuration = Configuration()
     off = configuration.values['auth'] == '0' and not configuration.problems
     print('auth=0: a login would be let in unchecked; the tools are asked all the same\n' * off, end='')
-    print(f'{configuration.path} is tried as', who(program, f'--test {shlex.quote(login)}'))
-    sys.stdout.flush()
+    print(f'{configuration.path} is tried as', who(program, f'--test {shlex.quote(login)}'), flush=True)
     reader, writer = os.pipe()
     os.write(writer, b'%s\0%s\0<%d@test>\0' % (os.fsencode(login)[:600], password[:600], os.getpid()))
     os.close(writer)
@@ -689,7 +689,7 @@ def test(program: str, login: str) -> int:
         for number in (0, 1, 2) if os.isatty(2) else (0, 1):
             os.dup2(null, number)
         set_variable(b'AUTH', b'1')
-        os._exit(Login(os.fsencode(program), [b'/bin/./true'], log).decide())
+        os._exit(Login(os.fsencode(program), [b'/usr/bin/env', b'true'], log).decide())  # with a report
     _signal.signal(_signal.SIGINT, lambda *_: os.kill(child, _signal.SIGTERM))  # which has no terminal
     print('the exit code:', code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     return code

@@ -64,6 +64,15 @@ def alive(pid):
         return False
 
 
+def everybody_runs(path):
+    """Tell whether other users can reach a program."""
+    parent = os.path.dirname(path)
+    return parent == path or bool(os.stat(parent).st_mode & 1) and everybody_runs(parent)
+
+
+needs_public_python = unittest.skipUnless(everybody_runs(PYTHON), 'needs a Python that every user can run')
+
+
 def needs_root(test):
     return unittest.skipUnless(os.geteuid() == 0, 'needs root')(test)
 

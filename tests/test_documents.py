@@ -208,7 +208,8 @@ class Readme(Case):
         [(_, text)] = [block for block in blocks() if block[0] == 'check']
         self.write('pwrap.conf', '/usr/bin/checkpassword.login\nusers=*@example.org timeout=20 name=virtual /usr/bin/missing\n\ntimeout=soon\n')
         login = self.login('--check', triple=None)
-        output = login.output(1).decode().replace(self.conf, '/var/qmail/control/pwrap.conf').splitlines()
+        output = login.output(1).decode().replace(f'PWRAP_CONF={self.conf} {self.command[0]}', '/var/qmail/bin/qmail-pwrap')
+        output = output.replace(self.conf, '/var/qmail/control/pwrap.conf').splitlines()
         wanted = text.splitlines()
         self.assertEqual([line for line in output if line in wanted], wanted, output)
 

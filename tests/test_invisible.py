@@ -20,7 +20,19 @@ import termios
 import time
 import unittest
 
-from tests.support import ACCEPTS, PYTHON, TRIPLE, Case, alive, needs_root, read_file, readable, someone, wait_until
+from tests.support import (
+    ACCEPTS,
+    PYTHON,
+    TRIPLE,
+    Case,
+    alive,
+    needs_public_python,
+    needs_root,
+    read_file,
+    readable,
+    someone,
+    wait_until,
+)
 
 PASSED_ON = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
              signal.SIGALRM]
@@ -800,7 +812,7 @@ if options != [('-d', ''), ('-v', 'x'), ('--debug', '')]: os._exit(2)
         return copy
 
     @needs_root
-    @unittest.skipUnless(PYTHON.startswith('/usr/'), 'needs a Python that every user can run')
+    @needs_public_python
     def test_changes_uid(self):
         """A tool that changes its uid first works: prog is who the tool made it, and in the right group."""
         uid, gid = someone()
@@ -810,7 +822,7 @@ if options != [('-d', ''), ('-v', 'x'), ('--debug', '')]: os._exit(2)
         self.assertEqual(login.output(1).strip(), b'%d' % login.pid)
 
     @needs_root
-    @unittest.skipUnless(PYTHON.startswith('/usr/'), 'needs a Python that every user can run')
+    @needs_public_python
     @unittest.skipUnless(shutil.which('sudo'), 'needs sudo')
     def test_sudo(self):
         """A tool that runs prog by sudo, which forks, changes the uid and closes what it inherited, accepts with 0 and

@@ -579,7 +579,7 @@ os.execv(argv[0], argv)''')
         argv = read_file(self.path('seen')).decode().split('\n')
         self.assertEqual(argv[0], self.command[0])
         self.assertTrue(argv[1].startswith('qmail_pwrap.report'), argv)
-        self.assertEqual(len(argv), 3)
+        self.assertEqual(argv[2:], ['/usr/bin/env', 'true'])
         # So a tool that lets itself be fooled into exit 0 without running prog is found out.
         self.tool('lazy', 'exit 0')
         self.settings(self.path('lazy'))
