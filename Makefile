@@ -75,6 +75,8 @@ bench:
 	@python3 tests/bench.py
 
 install:
+	@for path in '$(PYTHON)' '$(QMAILHOME)'; do \
+	    case $$path in /*) ;; *) echo "$$path: PYTHON and QMAILHOME must be absolute paths" >&2; exit 1 ;; esac; done
 	test -d "$(BIN)" || install -d -m 0755 "$(BIN)"
 	test -d "$(CONTROL)" || install -d -m 0755 "$(CONTROL)"
 	sed -e '1s|.*|#!$(PYTHON) -IS|' -e "s|^CONFIGURATION = '[^']*'|CONFIGURATION = '$(QMAILHOME)/control/pwrap.conf'|" \

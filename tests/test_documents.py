@@ -213,6 +213,12 @@ class Readme(Case):
         wanted = text.splitlines()
         self.assertEqual([line for line in output if line in wanted], wanted, output)
 
+    def test_demo(self):
+        """What README.md shows of `make demo` is what it prints, milliseconds aside."""
+        done = subprocess.run(['make', '-s', '-C', TOP, 'demo'], check=True, text=True, capture_output=True)
+        [(_, shown)] = [block for block in blocks() if block[0] == 'text']
+        self.assertEqual(*(re.sub(r' ms=\d+', '', text).strip() for text in (done.stdout, shown)))
+
     def test_links(self):
         """Every file, folder, heading and make target that README.md names is there."""
         text = readme()

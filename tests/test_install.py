@@ -189,6 +189,15 @@ class Install(Installation):
                 self.assertEqual(read_file(self.path('elsewhere')), b'linked')
                 self.assertFalse(os.path.exists(self.path('nowhere')))
 
+    def test_absolute_paths(self):
+        """PYTHON and QMAILHOME that are no absolute paths are refused before anything is installed."""
+        for word in ('PYTHON=python3', 'QMAILHOME=qmail', 'PYTHON='):
+            done = subprocess.run(['make', '-C', TOP, 'install', f'DESTDIR={self.dest}/', word], check=False, text=True,
+                                  capture_output=True)
+            self.assertNotEqual(done.returncode, 0, done.stdout)
+            self.assertIn('must be absolute paths', done.stderr)
+            self.assertFalse(os.path.exists(self.dest))
+
     def test_existing_folders(self):
         """The mode of folders that are there already is not changed."""
         for folder in (self.bin, self.control):
