@@ -69,7 +69,7 @@ test-deps:
 	apt-get update
 	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends make python3 gcc libc6-dev qpsmtpd \
 	    dovecot-core dovecot-pop3d dovecot-imapd ucspi-tcp fgetty cvm checkpw swaks fail2ban strace xinetd daemontools systemd \
-	    sudo locales util-linux passwd
+	    sudo locales util-linux passwd procps
 
 bench:
 	@python3 tests/bench.py
