@@ -55,7 +55,7 @@ help:
 	@echo 'make uninstall  remove what was installed, but not control/pwrap.conf'
 
 demo:
-	@python3 tests/demo.py
+	@python3 -m tests.demo
 
 test:
 	python3 -m unittest $(TESTFLAGS)

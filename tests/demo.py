@@ -2,10 +2,10 @@
 
 import os
 import re
-import sys
 import tempfile
 
-TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from tests.support import SCRIPT, TOP
+
 TOOL = os.path.join(TOP, 'tests', 'demo_tool')
 
 LOGINS = [  # what it shows, login, password, prog, AUTH
@@ -17,7 +17,7 @@ LOGINS = [  # what it shows, login, password, prog, AUTH
 ]
 
 
-def log_in(script, configuration, login, password, prog, auth):
+def log_in(configuration, login, password, prog, auth):
     """Do what a server does: write the triple to a pipe that is descriptor 3, run the tool, look at its exit code.
     Returns the code and what was logged."""
     reader, writer = os.pipe()
@@ -35,7 +35,7 @@ def log_in(script, configuration, login, password, prog, auth):
             os.set_inheritable(3, True)
         os.dup2(20, 2)
         os.closerange(4, 100)
-        os.execve(script, [script, *prog], environment)
+        os.execve(SCRIPT, [SCRIPT, *prog], environment)
     os.close(reader)
     os.close(logging)
     with open(log) as lines:
@@ -45,14 +45,6 @@ def log_in(script, configuration, login, password, prog, auth):
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        script = os.path.join(TOP, 'qmail_pwrap.py')
-        if not os.path.exists('/usr/bin/python3'):  # which the script's first line names
-            with open(script) as source:
-                text = source.read().split('\n', 1)[1]
-            script = os.path.join(folder, 'qmail_pwrap.py')
-            with open(script, 'w') as copy:
-                copy.write(f'#!{sys.executable} -IS\n{text}')
-            os.chmod(script, 0o755)
         lines = ['log=stderr']
         for name, users in (('system', 'alice:wonderland'), ('virtual', 'bob@example.org:builder')):
             path = os.path.join(folder, name)
@@ -70,7 +62,7 @@ def main():
         print(f'{"what happens":42} {"login":16} {"password":11} {"prog":22} exit code')
         log = ''
         for what, login, password, prog, auth in LOGINS:
-            code, logged = log_in(script, configuration, login, password, prog, auth)
+            code, logged = log_in(configuration, login, password, prog, auth)
             print(f'{what:42} {login:16} {password:11} {" ".join(prog):22} {code}')
             log += logged
         print('\nThe log:\n')
