@@ -434,7 +434,8 @@ class System(HostileCase):
         """Where no syslog listens, the exit code is right all the same, and nothing is said anywhere else."""
         private = ['unshare', '--mount', '--propagation', 'private', '--', '/bin/sh', '-c']
         dead = self.path('dead')
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).bind(dead)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as closed:
+            closed.bind(dead)
         ways = {
             'no file': [*private, 'mount -t tmpfs none /dev && exec "$@"', 'sh'],
             'dead socket': [*private, f'mount --bind {dead} /dev/log && exec "$@"', 'sh'],

@@ -323,6 +323,16 @@ class UnderTcpserver(OnAMailHost):
                     with self.subTest(program=program, user=user.login, password=password):
                         self.assertEqual(servers.smtp_login(port, "LOGIN", user.login, password), code)
 
+    def test_smtpd_without_authentication(self) -> None:
+        """With auth=0 every login is accepted, and each is logged as a warning."""
+        port = self.start(*standin("smtpd", "-w", "0", str(self.host.wrapper), "/bin/true"))
+        self.host.log.clear()
+        self.host.configure("auth=0", self.host.tools["checkpw"])
+        self.assertEqual(servers.smtp_login(port, "PLAIN", "unknown", "wrong"), 235)
+        line = self.host.log.wait_for("^result=")
+        self.assertRegex(line.text, r'^result=disabled ip=127\.0\.0\.1 tool=- ms=\d+ user="unknown"$')
+        self.assertEqual((line.facility, line.severity), (2, 4))  # mail; warning
+
     def test_smtpd_backend_that_is_down(self) -> None:
         """qmail-smtpd knows only yes and no: a backend's 111, or its crash, is a 535, and the log says temporary."""
         bob = self.host.bob
