@@ -55,7 +55,7 @@ help:
 	@echo 'make uninstall  remove what was installed, but not control/pwrap.conf'
 
 demo:
-	@python3 -m tests.demo
+	@python3 -m tests.harness.demo
 
 test:
 	python3 -m unittest $(TESTFLAGS)
@@ -72,7 +72,7 @@ test-deps:
 	    sudo locales util-linux passwd procps
 
 bench:
-	@python3 tests/bench.py
+	@python3 -m tests.harness.bench
 
 install:
 	@for path in '$(PYTHON)' '$(QMAILHOME)'; do \
