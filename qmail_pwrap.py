@@ -1,14 +1,32 @@
 #!/usr/bin/python3 -IS
-"""qmail_pwrap: one checkpassword tool that tries several (https://cr.yp.to/checkpwd/interface.html).
+"""qmail_pwrap: one checkpassword tool that asks several (https://cr.yp.to/checkpwd/interface.html).
 
-A mail server runs this with login, password and timestamp, each ended by NUL, on descriptor 3. The tools of its
-configuration get the same bytes in turn until one accepts. To audit it, begin with Login.decide(), whose lines are the
-steps of a login; Login.ask() is the loop over the tools, report_and_become() what stands in prog's place behind them.
+A mail server runs this with a *triple* on descriptor 3: login, password and timestamp, each ended
+by NUL. The *tools* of the configuration get the same bytes, one after the other, until one accepts
+and becomes *prog*, the program that the server names behind this one. The exit code says how that
+went.
+
+To read it: main() has two doors, one for servers and one for people. Behind the servers' door is
+Login.decide(), whose lines are the steps of a login, and Login.ask_chain(), the loop over the
+tools. Whoever has read as far as the report step knows what a login does; from there on come the
+parts: waiting and signals, the configuration, the log, and the commands for people.
 """
 
-# Every import costs time at each login. These (on Debian, all built in) have the functions of os and signal.
+if __name__ == '__main__':
+    # Should a full disk have cut this file short, running off its end must not mean "accepted".
+    import atexit
+    import posix
+
+    atexit.register(posix._exit, 111)
+
+# --------------------------------------------------------------------------------------------------
+# Imports and constants
+#
+# An import costs time at every login. The modules here are built into the interpreter: posix and
+# _signal have the functions of os and signal, which would cost 1 and 4 ms more (a whole login takes
+# about 15). What only a person or a rare case needs is imported where it is needed.
+
 import _signal  # type: ignore[import-not-found]
-import atexit
 import errno
 import posix
 import select
@@ -16,212 +34,835 @@ import sys
 import syslog
 import time
 
-atexit.register(posix._exit, 111)  # should this file have been cut off, its end must not let everybody in
-VERSION = '1.0'
+VERSION = '1.1'
 CONFIGURATION = '/var/qmail/control/pwrap.conf'  # `make install` writes another QMAILHOME here
-ACCEPT, REJECT, MISUSED, TEMPORARY = 0, 1, 2, 111  # exit codes of the checkpassword interface
-NO_VERDICT = (TEMPORARY, 126, 127)  # 126, 127: a shell or env(1) could not run the tool itself
-TRIPLE_LIMIT = 512  # bytes
-TRUE = (b'/bin/true', b'/usr/bin/true', b'true')
-REPORT = 'qmail_pwrap.report'  # how the first argument of the report step begins
-PASSED_ON = [getattr(_signal, 'SIG' + name) for name in ('TERM', 'HUP', 'INT', 'QUIT', 'USR1', 'USR2', 'ALRM')]
-PLAIN = frozenset(range(0x21, 0x7f)) - frozenset(b'"\\=')  # the bytes that stand in the log as they are
-NAME = frozenset('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-')
-STARTED = time.monotonic()
+TRIPLE_LIMIT = 512  # bytes, by the interface
+TRUE = (b'true', b'/bin/true', b'/usr/bin/true')  # as prog: the exit code of the tool says it all
+REPORT = 'qmail_pwrap.report'  # how the argument of the report step begins
+
+# Exit codes of the checkpassword interface.
+ACCEPT = 0
+REJECT = 1
+MISUSED = 2
+TRY_LATER = 111
+NO_ANSWER = (TRY_LATER, 126, 127)  # 126 and 127: a shell or env(1) could not run the tool itself
+
+# Exit codes of a user lookup, in which Dovecot asks for a user without a password.
+USER_FOUND = 2
+NO_SUCH_USER = 3
+
+# What a tool's answer, or a whole login, comes to. The log says all of them but the last two.
+ACCEPTED = 'accepted'
+REJECTED = 'rejected'
+TEMPORARY = 'temporary'  # no verdict: the password may have been right
+UNKNOWN = 'unknown'  # a user lookup found nobody
+DISABLED = 'disabled'  # AUTH=0
+SKIPPED = 'skipped'  # the tool cannot be run
+NOT_ASKED = 'not asked'  # the tool does not serve this login
+
+# What ends the wait for a tool.
+REPORTED = 'reported'
+ENDED = 'ended'
+TIMED_OUT = 'timed out'
+INTERRUPTED = 'interrupted'  # only --test gives a tool up for a signal
+
+SIGNALS_FOR_PROG = (  # sent to this process, they are meant for the tool or the session
+    _signal.SIGTERM,
+    _signal.SIGHUP,
+    _signal.SIGINT,
+    _signal.SIGQUIT,
+    _signal.SIGUSR1,
+    _signal.SIGUSR2,
+    _signal.SIGALRM,
+)
+IGNORED_BY_PYTHON = (
+    _signal.SIGPIPE,
+    _signal.SIGXFSZ,
+)  # since it started; tools must not inherit it
+
+# --------------------------------------------------------------------------------------------------
+# The two doors
 
 
-def escape(data: bytes, limit: int) -> str:
-    """Return data as one printable word without quote, backslash or "=" (such bytes become \\xHH), so that it cannot
-    look like a field of a log line. What exceeds limit characters is replaced by \\..."""
-    shown = ''.join([chr(byte) if byte in PLAIN else f'\\x{byte:02x}' for byte in data[:limit + 1]])
-    return shown if len(shown) <= limit else shown[:limit - 3] + shown[limit - 3:limit].split('\\')[0] + '\\...'
+def main(program: str) -> None:
+    """Do what the command line asks for, and exit.
+
+    program: the absolute path by which this was run; the report step is run by it.
+    """
+    words = sys.argv[1:]
+    if words and (words[0].startswith('--') or words[0] == '-h'):
+        serve_person(program, words)
+    is_report_step = bool(words) and words[0].startswith(REPORT)
+    log = Log()
+    login = None
+    code = TRY_LATER
+    try:
+        if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:
+            _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # Python would raise KeyboardInterrupt
+        if is_report_step:
+            code = report_and_become(words[0], encode_words(words[1:]), log)
+        else:
+            login = Login(program, encode_words(words) or [find_true()], log)
+            code = login.decide()
+    except BaseException as error:  # a traceback would end with 1: "the password is wrong"
+        is_decided = is_report_step or (login is not None and login.is_decided)
+        log_internal_error(error, log.to_stderr, is_decided)
+    finally:  # whatever happened; besides, the interpreter's own way out takes a millisecond
+        posix._exit(code)
 
 
-class Log:
-    """The lines of one login, each shorter than 1,024 bytes, to syslog or descriptor 2."""
-    to_stderr = False  # until the configuration is found valid: descriptor 2 may be the client's
-    decided, user = False, b''
+def encode_words(words: 'list[str]') -> 'list[bytes]':
+    """Return the words of the command line as the bytes that they were."""
+    return [word.encode(sys.getfilesystemencoding(), 'surrogateescape') for word in words]
 
-    def write(self, line: str, priority: int = syslog.LOG_ERR) -> None:
-        """Write one line, by default about something that is wrong. Where there is no log, do nothing."""
-        if not self.to_stderr:
+
+def find_true() -> bytes:
+    """Return the prog of a server that names none, as eQmail's."""
+    if posix.access('/bin/true', posix.X_OK):
+        return b'/bin/true'
+    return b'/usr/bin/true'
+
+
+def log_internal_error(error: BaseException, to_stderr: bool, is_decided: bool) -> None:
+    """Log what should never happen. Uses nothing of this file, as that may be what is broken."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    number = trace.tb_lineno if trace is not None else 0
+    lines = [f'internal error: {type(error).__name__} in line {number}']
+    if not is_decided:
+        lines.append('result=temporary ip=- tool=- code=111 ms=0 user=""')
+    for line in lines:
+        if to_stderr:
+            posix.write(2, f'qmail-pwrap[{posix.getpid()}]: {line}\n'.encode())
+        else:
             syslog.openlog('qmail-pwrap', syslog.LOG_PID, syslog.LOG_MAIL)
-            return syslog.syslog(priority, line)
-        try:
-            posix.write(2, f'qmail-pwrap[{posix.getpid()}]: {line}\n'.encode('ascii'))
-        except OSError:
-            pass
+            syslog.syslog(syslog.LOG_ERR, line)
 
-    def tool(self, tool: 'Tool', verdict: str, code: int, problem: str) -> None:
-        """Hear what came of a tool, as from Login.ask_one(), or that it was 'not asked'."""
-        if problem:
-            self.write(f'{tool.name}: {problem}')
 
-    def result(self, result: str, code: int, tool: str = '-') -> int:
-        """Write the one result line of this login; last stands what the network chose. Return code."""
-        self.decided = True
-        address = posix.environ.get(b'TCPREMOTEIP') or posix.environ.get(b'TCP6REMOTEIP') or b'-'
-        ended = f' code={code}' if code and result != 'accepted' else ''
-        self.write(f'result={result} ip={escape(address, 60)} tool={tool}{ended}'
-                   f' ms={(time.monotonic() - STARTED) * 1000:.0f} user="{escape(self.user, 600)}"',
-                   {'accepted': syslog.LOG_INFO, 'rejected': syslog.LOG_NOTICE}.get(result, syslog.LOG_WARNING))
+# --------------------------------------------------------------------------------------------------
+# A login from beginning to end
+
+
+class Outcome:
+    """What a tool answered, or what a whole login came to."""
+
+    def __init__(self, verdict: str, code: int, problem: str = '', tool: str = '-') -> None:
+        self.verdict = verdict
+        self.code = code  # the exit code
+        self.problem = problem  # what the log says of it besides; empty for nothing
+        self.tool = tool  # the name of the tool that it comes from
+
+
+class Login:
+    """One login."""
+
+    def __init__(self, program: str, prog: 'list[bytes]', log: 'Log') -> None:
+        self.started = time.monotonic()
+        self.program = program  # the path by which a tool can run the report step
+        self.prog = prog
+        self.log = log
+        self.listener: 'Listener | None' = None  # hears what would be logged, for --test
+        self.triple = bytearray(TRIPLE_LIMIT + 1)  # the password is here and nowhere else
+        self.size = 0  # of the triple, in bytes
+        self.name = b''  # who logs in
+        self.is_lookup = is_user_lookup()
+        self.is_decided = False
+
+    def decide(self) -> int:
+        """Decide this login and log it; return the exit code once all is over, session included."""
+        # Each step needs what those before it have found out; none can change its place.
+        configuration = read_configuration(self.program)
+        self.log.to_stderr = configuration.logs_to_stderr
+        # Nothing is logged before descriptor 3 is read: the log's socket could become descriptor 3.
+        failure = self.read_triple()
+        self.log_ignored_variables(configuration)
+        auth = self.choose_auth(configuration)
+        if auth == b'0':
+            return self.end(Outcome(DISABLED, ACCEPT))
+        if failure is None and configuration.problems:
+            failure = Outcome(TEMPORARY, TRY_LATER, configuration.problems[0].text)
+        if failure is not None:
+            return self.end(failure)
+        self.prepare_chain(auth)
+        outcome = self.ask_chain(configuration)
+        self.forget_password()
+        code = self.end(outcome)
+        if outcome.verdict == ACCEPTED:
+            code = self.supervisor.wait_for_session()
+            end_by_signal(code)
         return code
 
+    def log_ignored_variables(self, configuration: 'Configuration') -> None:
+        """Say that a setuid program ran this, so that what its caller set does not count."""
+        for name in configuration.ignored_variables:
+            self.write_line(f'{name} is ignored: real and effective user or group differ')
 
-FILE_SETTINGS = {'auth', 'log', 'failure'}
-CHECKS = {  # what a value has to be, and the words for it
-    'auth': (lambda value: value in ('0', '1'), '0 or 1'),
-    'log': (lambda value: value in ('syslog', 'stderr'), 'syslog or stderr'),
-    'failure': (lambda value: value in ('last', 'temporary'), 'last or temporary'),
-    'users': (lambda value: not {'', '!'} & set(value.split(',')), 'patterns, none of them empty'),
-    'timeout': (lambda value: value.isdecimal() and len(value) < 10 and int(value) <= 86400, 'seconds, 0 to 86400'),
-    'name': (lambda value: 0 < len(value) <= 200 and all(one in NAME for one in value), 'letters, digits, . _ and -'),
-}
+    def choose_auth(self, configuration: 'Configuration') -> bytes:
+        """Return AUTH: from the environment, else from the configuration if that is valid, else
+        1.
+        """
+        auth = posix.environ.get(b'AUTH', b'')
+        if auth and 'AUTH' not in configuration.ignored_variables:
+            return auth
+        if configuration.problems:  # a broken file never switches authentication off
+            return b'1'
+        return configuration.values['auth'].encode()
 
+    def prepare_chain(self, auth: bytes) -> None:
+        """Make what the tools need: free descriptors, their environment, the one who waits."""
+        posix.close(3)
+        reserve_descriptors()
+        self.environment = restore_environment()
+        self.environment[b'AUTH'] = auth
+        self.supervisor = Supervisor()
 
-class Tool:
-    """A tool as its line in the configuration gives it."""
-    def __init__(self, number: int, words: 'list[str]', settings: 'dict[str, str]') -> None:
-        self.number = number  # of the line
-        self.command = [word.encode('latin-1') for word in words]  # absolute path and arguments
-        self.name = settings.get('name') or escape(self.command[0], 200)  # what the log calls it
-        self.timeout = int(settings['timeout'])  # seconds, 0 for none
-        self.users = settings['users'].encode('latin-1').lower().split(b',')
-        self.barred = [one[1:] for one in self.users if one[:1] == b'!']
-        self.wanted = [one for one in self.users if one[:1] != b'!'] or [b'*']
+    def end(self, outcome: Outcome) -> int:
+        """Log the one result of this login, and what is wrong; return the exit code."""
+        if outcome.problem:
+            self.write_line(outcome.problem)
+        levels = {ACCEPTED: syslog.LOG_INFO, UNKNOWN: syslog.LOG_INFO, REJECTED: syslog.LOG_NOTICE}
+        address = posix.environ.get(b'TCPREMOTEIP') or posix.environ.get(b'TCP6REMOTEIP') or b'-'
+        code = ''
+        if outcome.verdict not in (ACCEPTED, DISABLED):
+            code = f' code={outcome.code}'
+        milliseconds = (time.monotonic() - self.started) * 1000
+        self.is_decided = True
+        # What the network chose stands last, so that nothing in it can be taken for a field.
+        self.write_line(
+            f'result={outcome.verdict} ip={escape(address, 60)} tool={outcome.tool}{code}'
+            f' ms={milliseconds:.0f} user="{escape(self.name, 600)}"',
+            levels.get(outcome.verdict, syslog.LOG_WARNING),
+        )
+        return outcome.code
 
-    def serves(self, login: bytes) -> bool:
-        """Tell whether this tool may get the credentials of that login, given in lower case."""
-        return any(matches(one, login) for one in self.wanted) and not any(matches(one, login) for one in self.barred)
+    def write_line(self, line: str, priority: int = syslog.LOG_ERR) -> None:
+        if self.listener is not None:
+            self.listener.hear_line(line, self.is_decided)
+        else:
+            self.log.write(line, priority)
 
+    # The triple ----------------------------------------------------------------------------------
 
-def matches(pattern: bytes, login: bytes) -> bool:
-    """Tell whether the whole login fits; "*" stands for any bytes, nothing else is special."""
-    first, *parts = pattern.split(b'*')
-    if not parts:
-        return login == first
-    position = len(first)
-    for part in parts[:-1]:
-        found = login.find(part, position)
-        if found < 0:
-            return False
-        position = found + len(part)
-    return login.startswith(first) and login.endswith(parts[-1]) and position <= len(login) - len(parts[-1])
+    def read_triple(self) -> 'Outcome | None':
+        """Read descriptor 3 to its end. Return None, or what the login comes to without a
+        triple.
+        """
+        failure = self.read_descriptor()
+        end_of_name = self.triple.find(0, 0, self.size)
+        if end_of_name >= 0:
+            self.name = bytes(self.triple[:end_of_name])
+        if failure is None and self.triple.count(0, 0, self.size) < 2:
+            failure = Outcome(TEMPORARY, MISUSED)
+        if failure is not None and self.is_lookup:  # in which 2 would say that the user was found
+            return Outcome(TEMPORARY, TRY_LATER, failure.problem)
+        if failure is not None:
+            return failure
+        self.has_password = self.triple[end_of_name + 1] != 0
+        self.is_lookup = self.is_lookup and not self.has_password
+        return None
 
-
-class Configuration:
-    """What the configuration file says, and every reason not to use it."""
-    def __init__(self) -> None:
-        self.values = {'auth': '1', 'log': 'syslog', 'failure': 'last', 'users': '*', 'timeout': '60'}
-        self.made: 'set[str]' = set()  # names of the settings for the file
-        self.tools: 'list[Tool]' = []
-        self.problems: 'list[str]' = []  # each begins with FILE: or FILE:LINE:
-        named = posix.environ.get(b'PWRAP_CONF', b'')
-        self.ignored = named != b'' and (posix.getuid(), posix.getgid()) != (posix.geteuid(), posix.getegid())
-        path = CONFIGURATION.encode() if self.ignored or not named else named
-        self.path = escape(path, 200)
-        try:
-            status, data = read_file(path)
-        except OSError as error:
-            return self.refuse(f'{error.strerror}')
-        # Whoever can change this file can have every password: it must be safe from others, as netrc's.
-        if status.st_uid not in (0, posix.geteuid()):
-            self.refuse(f'belongs to user {status.st_uid}; mend it with: chown root {self.path}')
-        if status.st_mode & 0o022:
-            self.refuse(f'others can write to it; mend it with: chmod go-w {self.path}')
-        # Latin-1 turns any byte into one character and back, so a tool gets the bytes that stand here.
-        for number, line in enumerate(data.decode('latin-1').split('\n'), 1):
+    def read_descriptor(self) -> 'Outcome | None':
+        """Fill triple and size from descriptor 3, which may be of any kind. Return as
+        read_triple().
+        """
+        while self.size < len(self.triple):
             try:
-                self.take(number, line[:-1] if line[-1:] == '\r' else line)
-            except ValueError as error:
-                self.refuse(f'{error}', number)
-        if not self.tools:
-            self.refuse('no tool is enabled')
+                count = posix.readv(3, [memoryview(self.triple)[self.size :]])
+            except BlockingIOError:
+                select.select([3], [], [])
+                continue
+            except OSError as error:
+                if not file_identity(3):
+                    problem = 'descriptor 3 is not open: a mail server has to write the login there'
+                    return Outcome(TEMPORARY, MISUSED, problem)
+                problem = f'descriptor 3 cannot be read: {error.strerror}'
+                return Outcome(TEMPORARY, TRY_LATER, problem)
+            if count == 0:
+                return None
+            self.size += count
+        return Outcome(REJECTED, REJECT)  # too long
 
-    def refuse(self, why: str, number: int = 0) -> None:
-        self.problems.append(f'{self.path}:{number}: {why}' if number else f'{self.path}: {why}')
+    def forget_password(self) -> None:
+        self.triple[:] = bytes(len(self.triple))
 
-    def take(self, number: int, line: str) -> None:
-        """Add what a line says. Raises ValueError; its text repeats nothing of the line but a setting's name."""
-        words, settings = self.split(line), {}
-        while words and words[0][:1] != '/':
-            name, equals, value = words.pop(0).partition('=')
-            if not equals:
-                raise ValueError('neither a setting (name=value) nor an absolute path')
-            if name not in CHECKS:
-                raise ValueError('unknown setting' + f' {name}=' * (0 < len(name) < 30 and NAME.issuperset(name)))
-            if not CHECKS[name][0](value):  # type: ignore[no-untyped-call]
-                raise ValueError(f'{name}= takes {CHECKS[name][1]}')
-            if name in settings or name in self.made:
-                raise ValueError(f'{name}= is set twice')
-            settings[name] = value
-        for name in settings.keys() & (FILE_SETTINGS if words else {'name'}):
-            raise ValueError(f'{name}= belongs on a line {"without" if words else "with"} a tool')
-        if words:
-            return self.tools.append(Tool(number, words, {**self.values, **settings}))
-        self.values.update(settings)
-        self.made |= settings.keys() & FILE_SETTINGS
+    # The chain -----------------------------------------------------------------------------------
 
-    def split(self, line: str) -> 'list[str]':
-        """Split a line into words as shlex does. Raises ValueError, also for a comment that would become arguments."""
-        if '\0' in line:
-            raise ValueError('a NUL byte')
-        if line.lstrip(' \t')[:1] == '#':
-            return []
-        words = bare = [word for word in line.replace('\t', ' ').split(' ') if word]
-        if '"' in line or "'" in line or '\\' in line:
-            import shlex  # 7 ms, only for a line that needs it
-            words = shlex.split(line)
-            bare = shlex.split(line.replace('"#', '"').replace("'#", "'").replace('\\#', 'x'))  # these are quoted
-        if any(word[:1] == '#' for word in bare):
-            raise ValueError('a comment needs a line of its own; a word that begins with # needs quotes')
-        return words
+    def ask_chain(self, configuration: 'Configuration') -> Outcome:
+        """Ask the tools in their order until one accepts; the session may have begun by then."""
+        outcomes = []
+        for tool in configuration.tools:
+            if not self.may_ask(tool):
+                continue
+            if self.supervisor.is_stopped():
+                break
+            outcome = self.ask(tool)
+            self.tell(tool, outcome)
+            if outcome.verdict == ACCEPTED:
+                return outcome
+            outcomes.append(outcome)
+        passes_code_on = configuration.values['failure'] == 'last'
+        interrupted = self.supervisor.interrupted
+        return judge_login(outcomes, passes_code_on, self.is_lookup, interrupted)
+
+    def may_ask(self, tool: 'Tool') -> bool:
+        """Tell whether a tool may see this login's password."""
+        if not tool.serves(self.name):
+            self.tell(tool, Outcome(NOT_ASKED, ACCEPT, f'users={tool.shown_users()}'))
+            return False
+        # LDAP servers take an empty password for an anonymous bind, which succeeds.
+        if not (self.has_password or self.is_lookup or tool.takes_empty_password):
+            self.tell(tool, Outcome(NOT_ASKED, ACCEPT, 'the password is empty'))
+            return False
+        return True
+
+    def tell(self, tool: 'Tool', outcome: Outcome) -> None:
+        """Log what went wrong with a tool; a listener hears of every tool."""
+        if self.listener is not None:
+            self.listener.hear_answer(tool, outcome)
+        elif outcome.problem and outcome.verdict != NOT_ASKED:
+            self.write_line(f'{tool.name}: {outcome.problem}')
+
+    # One tool at work ----------------------------------------------------------------------------
+
+    def ask(self, tool: 'Tool') -> Outcome:
+        """Give one tool the triple, wait for its answer, and return that."""
+        try:
+            with self.fill_pipe() as triple:
+                if self.prog[0] in TRUE:
+                    event = self.run_to_its_end(tool, triple.reader)
+                else:
+                    event = self.run_until_report(tool, triple.reader)
+        except OSError as error:
+            return judge_failed_start(tool, error)
+        if event == REPORTED:
+            return Outcome(ACCEPTED, ACCEPT, tool=tool.name)
+        if event != ENDED:
+            return self.give_up(tool, event)
+        outcome = judge_code(tool, self.supervisor.code, self.is_lookup)
+        if outcome.verdict == REJECTED and self.supervisor.interrupted:
+            problem = (
+                f'interrupted, exit code {outcome.code}'  # the signal may be all that it meant
+            )
+            return Outcome(TEMPORARY, TRY_LATER, problem, tool.name)
+        return outcome
+
+    def give_up(self, tool: 'Tool', event: str) -> Outcome:
+        """Kill a tool that has given no answer, and return that as its outcome."""
+        after = f' after {tool.timeout} s' if event == TIMED_OUT else ''
+        killed = 'was killed' if self.supervisor.kill() else 'cannot be killed'
+        return Outcome(TEMPORARY, TRY_LATER, f'{event}{after} and {killed}', tool.name)
+
+    def run_to_its_end(self, tool: 'Tool', triple: int) -> str:
+        """Run a tool with prog true. Return what ended the wait."""
+        self.supervisor.start(tool.command + self.prog, self.environment, triple)
+        return self.supervisor.wait(None, tool.timeout)
+
+    def run_until_report(self, tool: 'Tool', triple: int) -> str:
+        """Run a tool with the report step in prog's place. Return what ended the wait."""
+        with ReportPipes() as pipes:
+            step = encode_words([self.program, pipes.make_argument(self.log.to_stderr)])
+            self.supervisor.start([*tool.command, *step, *self.prog], self.environment, triple)
+            pipes.close_the_steps_ends()
+            event = self.supervisor.wait(pipes.report.reader, tool.timeout)
+            if event == REPORTED and not pipes.answer_the_step():
+                event = self.supervisor.wait(None, tool.timeout)
+            return event
+
+    def fill_pipe(self) -> 'Pipe':
+        """Return a pipe that holds the triple, and ends behind it. Raises OSError."""
+        pipe = Pipe()
+        posix.write(
+            pipe.writer, memoryview(self.triple)[: self.size]
+        )  # an empty pipe has room for it
+        pipe.close_end(pipe.writer)
+        return pipe
 
 
-def read_file(path: 'bytes | str') -> 'tuple[posix.stat_result, bytes]':
-    """Return status and content of a regular file. Raises OSError."""
-    descriptor = posix.open(path, posix.O_RDONLY | posix.O_NONBLOCK | posix.O_NOCTTY)  # a fifo must not block
+def is_user_lookup() -> bool:
+    """Tell whether Dovecot asks for a user, if the password is empty besides.
+
+    Source: Dovecot's manual, "CheckPassword", section userdb. The tool finds AUTHORIZED=1, sets it
+    to 2 and becomes checkpassword-reply, which ends with 2; 3 means that there is no such user.
+    """
+    return posix.environ.get(b'AUTHORIZED') == b'1' and not has_changed_ids()
+
+
+def has_changed_ids() -> bool:
+    """Tell whether a setuid or setgid program ran this, so that its environment is a stranger's."""
+    return posix.getuid() != posix.geteuid() or posix.getgid() != posix.getegid()
+
+
+def judge_failed_start(tool: 'Tool', error: OSError) -> Outcome:
+    """Return the outcome of a tool that could not be started."""
+    if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
+        problem = f'cannot be started: {error.strerror}'
+        return Outcome(TEMPORARY, TRY_LATER, problem, tool.name)
+    return Outcome(SKIPPED, TRY_LATER, f'cannot run: {error.strerror}', tool.name)
+
+
+def judge_code(tool: 'Tool', code: int, is_lookup: bool) -> Outcome:
+    """Return the outcome of a tool that ended without a report.
+
+    code: its exit code, or minus the number of the signal that ended it.
+    """
+    if code < 0:
+        return Outcome(TEMPORARY, TRY_LATER, f'killed by {name_signal(-code)}', tool.name)
+    if code == ACCEPT or (is_lookup and code == USER_FOUND):
+        return Outcome(ACCEPTED, code, tool=tool.name)
+    if is_lookup:
+        refuses = code == NO_SUCH_USER
+    elif tool.refused:
+        refuses = code in tool.refused
+    else:
+        refuses = code not in NO_ANSWER
+    if refuses:
+        return Outcome(REJECTED, code, tool=tool.name)
+    return Outcome(TEMPORARY, code, f'temporary failure, exit code {code}', tool.name)
+
+
+def name_signal(number: int) -> str:
+    import signal
+
     try:
-        status, data, piece = posix.fstat(descriptor), b'', b'-'
-        if status.st_mode & 0o170000 != 0o100000:
-            raise OSError(errno.EINVAL, 'not a regular file')
-        while piece:
-            piece = posix.read(descriptor, 16384)
-            data += piece
-        return status, data
-    finally:
-        posix.close(descriptor)
+        return signal.Signals(number).name
+    except ValueError:
+        return f'signal {number}'
 
 
-def restore_environment() -> None:
-    """Undo what the interpreter does to LC_CTYPE where the locale was C when it started (PEP 538 and 540)."""
-    if not sys.flags.utf8_mode or posix.environ.get(b'LC_ALL') or b'LC_CTYPE' not in posix.environ:
+def judge_login(
+    outcomes: 'list[Outcome]', passes_code_on: bool, is_lookup: bool, interrupted: bool
+) -> Outcome:
+    """Return what a login comes to that no tool accepted.
+
+    outcomes: of the tools that were asked, in order. passes_code_on: failure=last. interrupted: a
+    signal came while a tool decided.
+    """
+    ran = [one for one in outcomes if one.verdict != SKIPPED]
+    without_verdict = [one for one in outcomes if one.verdict != REJECTED]
+    if interrupted or without_verdict:
+        tool = without_verdict[0].tool if without_verdict else '-'
+        code = TRY_LATER
+        if ran and passes_code_on and not is_lookup and not interrupted:
+            code = ran[-1].code
+        return Outcome(TEMPORARY, code, tool=tool)
+    tool = ran[-1].tool if ran else '-'
+    if is_lookup:
+        return Outcome(UNKNOWN, NO_SUCH_USER, tool=tool)
+    if ran and passes_code_on:
+        return Outcome(REJECTED, ran[-1].code, tool=tool)
+    return Outcome(REJECTED, REJECT, tool=tool)
+
+
+def end_by_signal(code: int) -> None:
+    """End this process as its session has ended, if code is minus a signal, but without a core
+    file.
+    """
+    if code >= 0:
         return
+    import resource
+
+    number = -code
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if number != _signal.SIGKILL:
+        _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [number])
+    posix.kill(posix.getpid(), number)
+
+
+def reserve_descriptors() -> None:
+    """Fill descriptors 0 to 8 where they are closed, so that the pipes made later leave them alone:
+    tools and progs in shell give these numbers meanings of their own. No child inherits the
+    fillers.
+    """
+    reader, writer = posix.pipe()  # not an opened folder, which some user might not be able to read
+    posix.close(writer)
+    while reader < 8:
+        reader = posix.dup(reader)
+
+
+def restore_environment() -> 'dict[bytes, bytes]':
+    """Return the environment as it was before the interpreter changed LC_CTYPE in it.
+
+    Where the locale is C, Python sets LC_CTYPE to one of three values (PEP 538). Up to 3.14 its
+    UTF-8 mode is on then, and off otherwise; since 3.15 it is always on. /proc tells what it was;
+    where there is no /proc it stays as it is.
+    """
+    environment = posix.environ.copy()
+    environment.pop(b'', None)  # execve takes a variable without a name; posix_spawn here does not
+    if environment.get(b'LC_CTYPE') not in (b'C.UTF-8', b'C.utf8', b'UTF-8'):
+        return environment
+    if sys.version_info < (3, 15) and not sys.flags.utf8_mode:
+        return environment
     try:
-        entries = read_file('/proc/self/environ')[1].split(b'\0')
-    except OSError:  # no /proc: most likely it was not set
-        entries = []
-    del posix.environ[b'LC_CTYPE']
-    posix.unsetenv(b'LC_CTYPE')
-    for value in [entry[9:] for entry in entries if entry.startswith(b'LC_CTYPE=')]:
-        set_variable(b'LC_CTYPE', value)
+        _, data = read_file('/proc/self/environ')
+    except OSError:
+        return environment
+    del environment[b'LC_CTYPE']
+    for entry in data.split(b'\0'):
+        name, _, value = entry.partition(b'=')
+        if name == b'LC_CTYPE':
+            environment[name] = value
+    return environment
 
 
-def set_variable(name: bytes, value: bytes) -> None:
-    posix.environ[name] = value
-    posix.putenv(name, value)
+# --------------------------------------------------------------------------------------------------
+# The report step
+#
+# A tool that accepts becomes prog, so its exit code cannot say whether it refused or prog ended
+# badly. Behind any prog but true, the tool is therefore given this program in prog's place:
+#
+#   wrapper                      tool                            report step = this program again
+#   starts tool ───────────────▶ checks the password
+#      │                         becomes prog ─────────────────▶ begins
+#      │◀──────────────── report: "prog was reached" ────────────┤
+#      ├───────────────── answer: "heard, go on" ───────────────▶│
+#   logs "accepted", waits                                       becomes the real prog
+#
+# Two pipes carry the two messages. What it means when one of them ends without its message:
+#   the report pipe ends, the tool has ended     it refused, crashed, or accepts by its exit code
+#   the report pipe ends, the tool still runs    it has closed what it inherited (sudo does): nobody
+#                                                can report any more, and it may already be prog
+#   the answer pipe ends                         the wrapper has given the tool up (timeout), or has
+#                                                died: prog must not start, 111
+#
+# The answer makes log and session agree: no session begins that is not logged as accepted.
 
 
-def identity(descriptor: int) -> str:
-    """Return what tells the file behind a descriptor from any other; empty if it is closed."""
+class Pipe:
+    """A pipe, closed at the end of a with block. No child inherits it unless somebody says so."""
+
+    def __init__(self) -> None:
+        self.reader, self.writer = posix.pipe()
+        self.open_ends = [self.reader, self.writer]
+
+    def __enter__(self) -> 'Pipe':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for end in list(self.open_ends):
+            self.close_end(end)
+
+    def close_end(self, end: int) -> None:
+        self.open_ends.remove(end)
+        posix.close(end)
+
+
+class ReportPipes:
+    """The two pipes between the wrapper and the report step of one tool."""
+
+    def __init__(self) -> None:
+        self.report = Pipe()  # the step writes
+        try:
+            self.answer = Pipe()  # the step reads
+        except OSError:
+            self.report.close()
+            raise
+        posix.set_inheritable(self.report.writer, True)
+        posix.set_inheritable(self.answer.reader, True)
+
+    def __enter__(self) -> 'ReportPipes':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.report.close()
+        self.answer.close()
+
+    def close_the_steps_ends(self) -> None:
+        """Close here what the tool has inherited, so that the report pipe ends with its last
+        holder.
+        """
+        self.report.close_end(self.report.writer)
+        self.answer.close_end(self.answer.reader)
+
+    def answer_the_step(self) -> bool:
+        """Let the report step go on; tell whether it was still there."""
+        try:
+            posix.write(self.answer.writer, b'+')
+        except BrokenPipeError:
+            return False
+        return True
+
+    def make_argument(self, to_stderr: bool) -> str:
+        """Return what the report step has to know, as one word that no tool takes for an option.
+
+        For example qmail_pwrap.report:11.7340.13:12.7341.13:1723:syslog, that is: each of the
+        step's two ends (descriptor, and the identity of the pipe), the process group for prog, the
+        log.
+        """
+        ends = [f'{end}.{file_identity(end)}' for end in (self.report.writer, self.answer.reader)]
+        destination = 'stderr' if to_stderr else 'syslog'
+        return ':'.join([REPORT, *ends, f'{posix.getpgrp()}', destination])
+
+
+def report_and_become(argument: str, prog: 'list[bytes]', log: 'Log') -> int:
+    """Tell the wrapper that prog was reached, wait for its answer, and become prog.
+
+    argument: as ReportPipes.make_argument() made it. Returns 111 if prog cannot be run, or must not
+    be, as the wrapper has given the tool up.
+    """
+    _, *ends, group, destination = argument.split(':')
+    log.to_stderr = destination == 'stderr'
+    # What the tool has closed, or has used for a file of its own, is not ours.
+    ours = []
+    for end in ends:
+        descriptor, _, identity = end.partition('.')
+        if file_identity(int(descriptor)) == identity:
+            ours.append(int(descriptor))
+    if len(ours) == 2 and not exchange_report(ours[0], ours[1]):
+        return TRY_LATER
+    for number in ours:
+        posix.close(number)
+    join_group(int(group))  # the tool's own group was for killing it
+    environment = restore_environment()
+    environment[b'AUTH'] = b'success'
+    become(prog, environment, log)
+    return TRY_LATER
+
+
+def exchange_report(report_writer: int, answer_reader: int) -> bool:
+    """Report to the wrapper; tell whether it has answered."""
     try:
-        return '.'.join(map(str, posix.fstat(descriptor)[1:3]))  # inode and device
+        posix.write(report_writer, b'+')
+    except OSError:
+        return False
+    return posix.read(answer_reader, 1) != b''
+
+
+def become(prog: 'list[bytes]', environment: 'dict[bytes, bytes]', log: 'Log') -> None:
+    """Become prog, looked up on PATH as execvp(3) does; return only if it cannot be run, and log
+    that.
+    """
+    for number in IGNORED_BY_PYTHON:
+        _signal.signal(number, _signal.SIG_DFL)
+    folders = [b'']
+    if b'/' not in prog[0]:
+        folders = environment.get(b'PATH', b'/bin:/usr/bin').split(b':')
+    failure = errno.ENOENT
+    for folder in folders:
+        path = folder + b'/' + prog[0] if folder else prog[0]
+        try:
+            posix.execve(path, prog, environment)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                failure = error.errno or failure
+    for number in IGNORED_BY_PYTHON:
+        _signal.signal(number, _signal.SIG_IGN)
+    log.write(f'{escape(prog[0], 200)}: prog cannot be run: {posix.strerror(failure)}')
+
+
+def file_identity(file: 'int | bytes | str') -> str:
+    """Return what tells the file at a path or descriptor from any other; empty if there is none."""
+    try:
+        status = posix.stat(file)
     except OSError:
         return ''
+    return f'{status.st_ino}.{status.st_dev}'
+
+
+# --------------------------------------------------------------------------------------------------
+# Waiting, and signals: a tool, and the session that it becomes
+
+
+class Child:
+    """A process that was started and has not been reaped."""
+
+    def __init__(self, pid: int, group: int) -> None:
+        self.pid = pid
+        self.group = group  # the process group that was made for it
+
+
+class Supervisor:
+    """Starts the tools, waits for the one that runs, and passes signals on to it.
+
+    While a tool decides, a report, its end, a signal and a time limit are waited for at once. So
+    each signal that is handled puts its number into a pipe (the wake-up pipe), and one poll() hears
+    all of that. While a session runs only signals are left, of which its end is one: sigwait() is
+    enough then, and needs no descriptor.
+    """
+
+    kills_on_signal = False  # --test: a person wants an end, with all that the tool has started
+
+    def __init__(self) -> None:
+        self.child: 'Child | None' = None
+        self.code = TRY_LATER  # of the child that ended last: its exit code, or minus a signal
+        self.interrupted = False  # a signal has come that is meant for prog
+        self.wake_up = Pipe()
+        for end in (self.wake_up.reader, self.wake_up.writer):
+            posix.set_blocking(end, False)
+        _signal.set_wakeup_fd(self.wake_up.writer, warn_on_full_buffer=False)
+        self.handled = [_signal.SIGCHLD]
+        for number in SIGNALS_FOR_PROG:
+            if _signal.getsignal(number) != _signal.SIG_IGN:  # ignored here, it is ignored in prog
+                self.handled.append(number)
+        for number in self.handled:
+            _signal.signal(number, do_nothing)
+        # With SIGCHLD ignored or blocked, as some servers leave it, no end would ever be seen.
+        self.mask_found = _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGCHLD])
+
+    def start(self, command: 'list[bytes]', environment: 'dict[bytes, bytes]', triple: int) -> None:
+        """Start a command, with triple as its descriptor 3, in a process group for it. Raises
+        OSError.
+        """
+        former_group = posix.getpgrp()
+        group = choose_group()
+        try:
+            pid = posix.posix_spawn(
+                command[0],
+                command,
+                environment,
+                file_actions=[(posix.POSIX_SPAWN_DUP2, triple, 3)],
+                setpgroup=group,
+                setsigmask=self.mask_found,
+                setsigdef=IGNORED_BY_PYTHON,
+            )
+        finally:
+            join_group(former_group)
+        self.child = Child(pid, pid if group == GROUP_LED_BY_THE_TOOL else group)
+
+    def wait(self, report: 'int | None', seconds: int) -> str:
+        """Wait for the child. Return what has ended the wait: REPORTED, ENDED, TIMED_OUT,
+        INTERRUPTED.
+
+        report: the descriptor of the report pipe, or None. seconds: the time limit, 0 for none.
+        """
+        deadline = time.monotonic() + seconds if seconds else None
+        poller = select.poll()
+        poller.register(self.wake_up.reader, select.POLLIN)
+        if report is not None:
+            poller.register(report, select.POLLIN)
+        while True:
+            poller.poll(milliseconds_until(deadline))
+            if self.pass_signals_on() and self.kills_on_signal:
+                return INTERRUPTED
+            has_ended = self.reap()
+            # A report comes before the end, so it is looked for after that.
+            if report is not None and is_readable(report):
+                if posix.read(report, 1):
+                    return REPORTED
+                # The pipe has ended: whoever still runs has closed what it inherited, so nobody can
+                # report any more. It may already be prog, a session: no time limit from here on.
+                poller.unregister(report)
+                report = None
+                deadline = None
+            if has_ended:
+                return ENDED
+            if deadline is not None and time.monotonic() >= deadline:
+                return TIMED_OUT
+
+    def pass_signals_on(self) -> bool:
+        """Send the child the signals that have come for it; tell whether there were any."""
+        try:
+            numbers = posix.read(self.wake_up.reader, 4096)
+        except BlockingIOError:
+            return False
+        came = False
+        for number in numbers:
+            if number != _signal.SIGCHLD:
+                came = True
+                self.send(number)
+        self.interrupted = self.interrupted or came
+        return came
+
+    def send(self, number: int) -> None:
+        """Send the child a signal, if there is one."""
+        if self.child is not None:
+            send_signal(self.child.pid, number)
+
+    def reap(self) -> bool:
+        """Take the end of the child if it has ended; tell whether none runs any more."""
+        if self.child is not None:
+            pid, status = posix.waitpid(self.child.pid, posix.WNOHANG)
+            if pid != 0:
+                self.child = None
+                self.code = posix.waitstatus_to_exitcode(status)
+        return self.child is None
+
+    def is_stopped(self) -> bool:
+        """Tell whether no tool may be asked any more: the login was interrupted, or a tool still
+        runs that cannot be killed.
+        """
+        self.pass_signals_on()
+        return self.interrupted or self.child is not None
+
+    def kill(self) -> bool:
+        """Kill the child with all that it has started, and tell whether it is gone."""
+        if self.child is None:
+            return True
+        if self.child.group != posix.getpgrp():
+            send_signal(-self.child.group, _signal.SIGKILL)
+        self.send(_signal.SIGKILL)  # it may have left its group
+        return self.wait(None, 2) == ENDED
+
+    def wait_for_session(self) -> int:
+        """Wait for the end of the session, if there is one, and pass signals on to it. This process
+        holds no descriptor meanwhile, so that what the session closes is closed. Return its
+        code.
+        """
+        if self.child is None:
+            return self.code
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, self.handled)
+        _signal.set_wakeup_fd(-1)
+        self.pass_signals_on()  # those that came before they were blocked
+        syslog.closelog()
+        posix.closerange(0, 65536)
+        while not self.reap():
+            number = _signal.sigwait(self.handled)
+            if number != _signal.SIGCHLD:
+                self.send(number)
+        return self.code
+
+
+def do_nothing(number: int, frame: object) -> None:
+    """Handle a signal: its number stands in the wake-up pipe by now."""
+
+
+def send_signal(target: int, number: int) -> None:
+    """Send a signal to a process, or to the group -target."""
+    try:
+        posix.kill(target, number)
+    except OSError:  # it is gone, or has changed its uid
+        pass
+
+
+def milliseconds_until(deadline: 'float | None') -> 'float | None':
+    if deadline is None:
+        return None
+    return max(0.0, deadline - time.monotonic()) * 1000
+
+
+def is_readable(descriptor: int) -> bool:
+    """Tell whether there is something to read, or an end."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+GROUP_LED_BY_THE_TOOL = 0  # what setpgid(2) calls a new group
+
+
+def choose_group() -> int:
+    """Return the process group to start a tool in, and join it as long as that is this process's
+    own.
+
+    A tool gets a group of its own so that it can be killed with all that it has started. But it
+    must not lead that group, unless it would without us. At stake: setsid(1) forks if it leads a
+    group, and its first half ends with 0 before the second half has asked anybody, so that behind
+    the wrapper, `setsid TOOL` would accept every password. So this process makes a group under its
+    own number, starts the tool in that, and goes back to where it was. If this process leads its
+    group, the tool would do so too if it were run directly.
+    """
+    own = posix.getpid()
+    if posix.getpgrp() != own and join_group(own):
+        return own
+    return GROUP_LED_BY_THE_TOOL
 
 
 def join_group(group: int) -> bool:
-    """Go to a process group, 0 for a new one; tell whether that was possible, as it is not from another session."""
+    """Go to a process group; tell whether that was possible, as it is not from another session."""
     try:
         posix.setpgid(0, group)
     except OSError:
@@ -229,471 +870,1101 @@ def join_group(group: int) -> bool:
     return True
 
 
-class Child:
-    """The tool or session of the moment: starts it, waits for it, passes signals on to it."""
-    def __init__(self) -> None:
-        self.pid, self.interrupted = 0, False  # 0 while none runs
-        self.code = 0  # of the one that ended last: its exit code, or minus the signal that ended it
-        # Each signal that is handled puts its number into this pipe, so that no wait can miss one.
-        self.wake, writer = posix.pipe2(posix.O_NONBLOCK | posix.O_CLOEXEC)
-        _signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        # With SIGCHLD ignored or blocked, as some servers leave it, no exit code would ever come.
-        self.children_ignored = _signal.getsignal(_signal.SIGCHLD) == _signal.SIG_IGN
-        self.handled = [one for one in PASSED_ON if _signal.getsignal(one) != _signal.SIG_IGN] + [_signal.SIGCHLD]
-        for number in self.handled:
-            _signal.signal(number, lambda number, frame: None)
-        self.mask = _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGCHLD])
+# --------------------------------------------------------------------------------------------------
+# The configuration
 
-    def start(self, command: 'list[bytes]', data: int) -> None:
-        """Run command in a process group of its own, with data as its descriptor 3. Raises OSError."""
-        # It must not lead that group, unless it would do so without us: for a leader, setsid(1) forks and ends with 0.
-        home, group = posix.getpgrp(), posix.getpid()
-        self.group = group if group != home and join_group(0) else 0
-        try:
-            if self.children_ignored or b'' in posix.environ:
-                exec(RARE, globals())
-                self.pid = globals()['fork'](self, command, data)
-            else:  # Python ignores SIGPIPE and SIGXFSZ at start-up; a tool must not inherit that
-                self.pid = posix.posix_spawn(
-                    command[0], command, posix.environ, file_actions=[(posix.POSIX_SPAWN_DUP2, data, 3)],
-                    setpgroup=self.group, setsigmask=self.mask, setsigdef=[_signal.SIGPIPE, _signal.SIGXFSZ])
-        finally:
-            join_group(home)
+FILE_SETTINGS = ('auth', 'log', 'failure')  # on a line without a tool, once in a file
+TOOL_SETTINGS = ('name',)  # on the line of a tool; all others may be defaults for the lines below
+DEFAULTS = {
+    'auth': '1',
+    'log': 'syslog',
+    'failure': 'last',
+    'users': '*',
+    'timeout': '20',
+    'refused': '',
+    'empty': '0',
+    'name': '',
+}
+NAME_CHARACTERS = frozenset('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-')
+LONGEST_TIMEOUT = 86400  # seconds
+WRITABLE_BY_OTHERS = 0o022
+FILE_TYPE = 0o170000  # of a mode, as in stat(2)
+REGULAR_FILE = 0o100000
 
-    def send(self, number: int, *targets: int) -> None:
-        for target in targets:
+
+class Tool:
+    """A tool as its line in the configuration gives it."""
+
+    def __init__(self, number: int, words: 'list[str]', settings: 'dict[str, str]') -> None:
+        self.number = number  # of the line
+        self.command = [word.encode('latin-1') for word in words]  # absolute path and arguments
+        self.name = settings['name'] or escape(self.command[0], 200)  # what the log calls it
+        self.timeout = int(settings['timeout'])  # seconds, 0 for none
+        self.refused = parse_codes(settings['refused'])  # exit codes; empty: all but NO_ANSWER
+        self.takes_empty_password = settings['empty'] == '1'
+        self.patterns = settings['users'].encode('latin-1').lower().split(b',')
+        self.barred = [one[1:] for one in self.patterns if one.startswith(b'!')]
+        self.wanted = [one for one in self.patterns if not one.startswith(b'!')] or [b'*']
+
+    def serves(self, login: bytes) -> bool:
+        """Tell whether this tool may see the password of a login. ASCII letters match in any
+        case.
+        """
+        login = login.lower()
+        if any(matches(pattern, login) for pattern in self.barred):
+            return False
+        return any(matches(pattern, login) for pattern in self.wanted)
+
+    def shown_users(self) -> str:
+        return escape(b','.join(self.patterns), 99)
+
+
+def matches(pattern: bytes, login: bytes) -> bool:
+    """Tell whether the whole login fits a pattern; "*" stands for any bytes, nothing else is
+    special.
+    """
+    first, *parts = pattern.split(b'*')
+    if not parts:
+        return login == first
+    if not login.startswith(first):
+        return False
+    position = len(first)
+    for part in parts[:-1]:
+        found = login.find(part, position)
+        if found < 0:
+            return False
+        position = found + len(part)
+    last = parts[-1]
+    return login.endswith(last) and position + len(last) <= len(login)
+
+
+class Problem:
+    """A reason not to use a configuration."""
+
+    def __init__(self, path: str, number: 'int | None', why: str) -> None:
+        self.number = number  # of the line, None if it is not about a line
+        self.why = why
+        self.text = f'{path}: {why}' if number is None else f'{path}:{number}: {why}'
+
+
+class Configuration:
+    """What a configuration file says, and every reason not to use it."""
+
+    def __init__(self, file: bytes) -> None:
+        self.file = file
+        self.path = escape(file, 200)  # as it is shown
+        self.values = dict(DEFAULTS)
+        self.tools: 'list[Tool]' = []
+        self.problems: 'list[Problem]' = []
+        self.ignored_variables: 'list[str]' = []
+        self.lines: 'list[str]' = []
+        self.last_default = 0  # number of the last line with a default for the lines below
+        self.logs_to_stderr = False
+        self.file_settings_seen: 'set[str]' = set()
+
+    def refuse(self, why: str, number: 'int | None' = None) -> None:
+        self.problems.append(Problem(self.path, number, why))
+
+    def add_text(self, text: str) -> None:
+        """Add what a whole file says, and what is wrong with it."""
+        self.lines = [line[:-1] if line.endswith('\r') else line for line in text.split('\n')]
+        for number, line in enumerate(self.lines, 1):
             try:
-                posix.kill(target, number)
-            except OSError:  # it is gone, or has changed its uid
-                pass
+                self.add_line(number, line)
+            except ValueError as error:
+                self.refuse(str(error), number)
+        last = self.lines[-1]
+        if not is_blank_or_comment(last) and not all(is_plain_line(line) for line in self.lines):
+            # A line that a full disk has cut short can be a valid one, and let everybody in. Files
+            # in the form of qmail-pwrap 0.3 may end like this: a path that is cut short is no
+            # program.
+            self.refuse('no newline at the end: the file may have been cut short', len(self.lines))
+        if not self.tools:
+            self.refuse('no tool is enabled')
 
-    def pass_on(self) -> None:
-        """Send the child the signals that have come for it."""
-        try:
-            numbers = posix.read(self.wake, 4096)
-        except BlockingIOError:
+    def add_line(self, number: int, line: str) -> None:
+        """Add what a line says. Raises ValueError; its text repeats nothing of the line but the
+        name of a setting.
+        """
+        words = split_line(line)
+        settings: 'dict[str, str]' = {}
+        while words and not words[0].startswith('/'):
+            name, value = parse_setting(words.pop(0))
+            if name in settings or name in self.file_settings_seen:
+                raise ValueError(f'{name}= is set twice')
+            settings[name] = value
+        for name in settings:
+            if words and name in FILE_SETTINGS:
+                raise ValueError(f'{name}= belongs on a line without a tool')
+            if not words and name in TOOL_SETTINGS:
+                raise ValueError(f'{name}= belongs on a line with a tool')
+        if words:
+            check_command(words)
+            self.tools.append(Tool(number, words, {**self.values, **settings}))
             return
-        for number in numbers.replace(b'%c' % _signal.SIGCHLD, b''):
-            self.interrupted = True
-            self.send(number, *[self.pid] if self.pid else [])
-
-    def ended(self) -> bool:
-        """Tell whether the child has ended; then code says how."""
-        if self.pid:
-            pid, status = posix.waitpid(self.pid, posix.WNOHANG)
-            if pid:
-                self.pid, self.code = 0, posix.waitstatus_to_exitcode(status)
-        return not self.pid
-
-    def wait(self, report: 'int | None', seconds: int) -> str:
-        """Return 'reported' when prog was reached, 'ended' when the child has, 'timeout' after that many seconds if
-        not 0. Once nobody can report any more, as the tool has closed what it inherited, this may be prog: no limit."""
-        poller = select.poll()
-        for descriptor in (self.wake, report or self.wake):
-            poller.register(descriptor, select.POLLIN)
-        deadline = time.monotonic() + seconds if seconds else None
-        while True:
-            ready = dict(poller.poll(None if deadline is None else max(0, deadline - time.monotonic()) * 1000))
-            self.pass_on()
-            ended = self.ended()
-            if report and report in dict(poller.poll(0)):  # after ended(): a report comes before the end
-                if posix.read(report, 1):
-                    return 'reported'
-                poller.unregister(report)
-                report = deadline = None
-            if ended or not ready:
-                return 'ended' if ended else 'timeout'
-
-    def kill(self) -> bool:
-        """Kill the child with all that it has started, and tell whether it is gone."""
-        group = self.group or self.pid
-        self.send(_signal.SIGKILL, *[-group] * (group != posix.getpgrp()), self.pid)  # it may have left its group
-        return self.wait(None, 2) == 'ended'
-
-    def wait_to_the_end(self) -> None:
-        """Wait for a session, passing signals on, while this process holds nothing."""
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, self.handled)
-        _signal.set_wakeup_fd(-1)
-        self.pass_on()
-        syslog.closelog()
-        posix.closerange(0, 65536)
-        while not self.ended():
-            number = _signal.sigwait(self.handled)
-            if number != _signal.SIGCHLD:
-                self.send(number, self.pid)
-
-
-class Login:
-    """One login. program is the absolute path by which a tool can run the report step."""
-    def __init__(self, program: bytes, prog: 'list[bytes]', log: Log) -> None:
-        self.program, self.prog, self.log = program, prog, log
-        self.triple, self.size = bytearray(TRIPLE_LIMIT + 1), 0  # a login's password is nowhere else
-        self.opened: 'list[int]' = []  # ends of pipes
-        self.tool, self.code = '-', TEMPORARY  # name and exit code of the tool that accepted, or ran last
-
-    def decide(self) -> int:
-        """Decide this login and log it; return the exit code once everything is over."""
-        # The configuration, which is read at each login, so that a change counts at once.
-        configuration, log = Configuration(), self.log
-        invalid, values = configuration.problems, configuration.values
-        log.to_stderr = not invalid and values['log'] == 'stderr'
-        # The triple. AUTH=0 switches authentication off; a broken configuration never does.
-        code, problem = self.read_triple()
-        log.user = bytes(self.triple[:max(0, self.triple.find(0, 0, self.size))])  # empty where no NUL ends it
-        if configuration.ignored:  # not logged before, or the log's socket could become descriptor 3
-            log.write('PWRAP_CONF is ignored: real and effective user or group differ')
-        auth = posix.environ.get(b'AUTH') or (b'1' if invalid else values['auth'].encode())
-        if auth == b'0':
-            while code == REJECT:  # there may be more, and its writer must not get a broken pipe
-                code, problem = self.read_triple()
-            return log.result('disabled', ACCEPT)
-        if invalid and not code:
-            code, problem = TEMPORARY, invalid[0]
-        if code:
-            if problem:
-                log.write(problem)
-            if problem and code == MISUSED and posix.isatty(2):
-                posix.write(2, b'qmail_pwrap expects the login of a mail server on descriptor 3; see --help\n')
-            return log.result('temporary' if code == TEMPORARY else 'rejected', code)
-        # The chain. Its pipes leave 0 to 8 alone: standard streams, and those that shell scripts number.
-        posix.close(3)
-        while posix.open('/', posix.O_RDONLY) < 8:
-            pass
-        restore_environment()
-        set_variable(b'AUTH', auth)
-        self.child = child = Child()
-        result = self.ask(configuration.tools)
-        self.triple[:] = bytes(len(self.triple))  # nobody needs the password any more
-        if result != 'accepted':
-            code = TEMPORARY if result == values['failure'] else self.code
-            return log.result(result, code, self.tool)
-        log.result(result, child.code, self.tool)
-        # The session, which may last as long as it likes.
-        if child.pid:
-            child.wait_to_the_end()
-        if child.code < 0:  # end as it did, without a core file
-            import resource
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            if child.code != -_signal.SIGKILL:
-                _signal.signal(-child.code, _signal.SIG_DFL)
-            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [-child.code])
-            posix.kill(posix.getpid(), -child.code)
-        return child.code
-
-    def read_triple(self) -> 'tuple[int, str]':
-        """Read descriptor 3. Return 0, or the code with which the login ends, and a problem unless it may be forged."""
-        self.size = 0
-        while self.size < len(self.triple):
-            try:
-                count = posix.readv(3, [memoryview(self.triple)[self.size:]])
-            except BlockingIOError:
-                select.select([3], [], [])
-                continue
-            except OSError as error:
-                if not identity(3):
-                    return MISUSED, 'descriptor 3 is not open: a mail server has to write the login there'
-                return TEMPORARY, f'descriptor 3 cannot be read: {error.strerror}'
-            if not count:
-                return MISUSED if self.triple.count(0, 0, self.size) < 2 else 0, ''
-            self.size += count
-        return REJECT, ''
-
-    def ask(self, tools: 'list[Tool]') -> str:
-        """Ask the tools in their order until one accepts. Return accepted (the child may be a session that has begun),
-        rejected, or temporary: nobody accepted, and somebody gave no verdict."""
-        result = 'rejected'
-        for tool in tools:
-            if not tool.serves(self.log.user.lower()):
-                self.log.tool(tool, 'not asked', 0, '')
-                continue
-            self.child.pass_on()
-            if self.child.interrupted or self.child.pid:  # the login is over, or a tool cannot be killed
-                return 'temporary'
-            verdict, code, problem = self.ask_one(tool)
-            self.log.tool(tool, verdict, code, problem)
-            if verdict != 'skipped':
-                self.tool, self.code = tool.name, code
-            if verdict == 'accepted':
-                return verdict
-            if verdict != 'rejected':
-                result = 'temporary'
-        if self.tool == '-' and result == 'rejected':  # no tool serves this login
-            self.code = REJECT
-        return result
-
-    def ask_one(self, tool: Tool) -> 'tuple[str, int, str]':
-        """Ask one tool. Return accepted, rejected, temporary, or skipped if it cannot run, its code, and a problem."""
-        try:
-            data, writer = self.pipe()
-            posix.write(writer, memoryview(self.triple)[:self.size])  # a new pipe has room for it
-            self.close(writer)
-            if self.prog[0] in TRUE:  # the exit code will say it all
-                self.child.start(tool.command + self.prog, data)
-                event = self.child.wait(None, tool.timeout)
+        self.values.update(settings)
+        for name in settings:
+            if name in FILE_SETTINGS:
+                self.file_settings_seen.add(name)
             else:
-                report, reporting = self.pipe()
-                answering, answer = self.pipe()
-                for end in (reporting, answering):
-                    posix.set_inheritable(end, True)
-                step = [REPORT, f'{reporting}.{identity(reporting)}', f'{answering}.{identity(answering)}',
-                        f'{posix.getpgrp()}', 'stderr' if self.log.to_stderr else 'syslog']
-                self.child.start([*tool.command, self.program, ':'.join(step).encode(), *self.prog], data)
-                self.close(reporting)
-                event = self.child.wait(report, tool.timeout)
-                if event == 'reported':
-                    posix.write(answer, b'+')
-                    return 'accepted', ACCEPT, ''
-        except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
-                return 'temporary', TEMPORARY, f'cannot be started: {error.strerror}'
-            return 'skipped', TEMPORARY, f'cannot run: {error.strerror}'
-        finally:
-            self.close(*self.opened)
-        if event == 'timeout':
-            killed = 'was killed' if self.child.kill() else 'cannot be killed'
-            return 'temporary', TEMPORARY, f'timed out after {tool.timeout} s and {killed}'
-        code = self.child.code
-        if code < 0:
-            names = [name for name in dir(_signal) if name[:3] == 'SIG' and getattr(_signal, name) == -code]
-            return 'temporary', TEMPORARY, f'killed by {names[0] if names else -code}'
-        if code in NO_VERDICT:
-            return 'temporary', code, f'temporary failure, exit code {code}'
-        return 'accepted' if code == ACCEPT else 'rejected', code, ''
+                self.last_default = number
 
-    def pipe(self) -> 'tuple[int, int]':
-        pair = posix.pipe()  # not inheritable
-        self.opened += pair
-        return pair
-
-    def close(self, *descriptors: int) -> None:
-        for descriptor in descriptors:
-            self.opened.remove(descriptor)
-            posix.close(descriptor)
+    def refuse_itself(self, program: str) -> None:
+        """Refuse tools that are this very wrapper, which would call itself without end."""
+        own = find_own_identities(program)
+        for tool in self.tools:
+            if file_identity(tool.command[0]) in own:
+                self.refuse('this tool is the wrapper itself', tool.number)
 
 
-def report_and_become(argument: str, prog: 'list[bytes]', log: Log) -> int:
-    """What a tool that accepts runs in prog's place: tell the wrapper, wait for its answer, become prog. Returns 111 if
-    prog cannot be run, or must not be because the wrapper has given the tool up. Login.ask_one() made the argument."""
-    log.decided = True  # the result line is the wrapper's
-    _, *pipes, group, to = argument.split(':')
-    log.to_stderr = to == 'stderr'
-    # What the tool has closed, or has used for a file of its own, is not ours.
-    ours = [int(number) for number, _, made in (pipe.partition('.') for pipe in pipes) if identity(int(number)) == made]
-    if len(ours) == 2:
-        try:
-            posix.write(ours[0], b'+')
-        except OSError:
-            return TEMPORARY
-        if not posix.read(ours[1], 1):
-            return TEMPORARY
-    for number in ours:
-        posix.close(number)
-    join_group(int(group))  # the tool's own group was for killing it
-    restore_environment()
-    posix.putenv(b'AUTH', b'success')
-    _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)  # Python ignores these at start-up
-    _signal.signal(_signal.SIGXFSZ, _signal.SIG_DFL)
-    # As execvp(3): looked up on PATH, and run by /bin/sh if it has no shebang.
-    folders = [b''] if b'/' in prog[0] else posix.environ.get(b'PATH', b'/bin:/usr/bin').split(b':')
-    failure = errno.ENOENT
-    for folder in folders:
-        path = folder + b'/' + prog[0] if folder else prog[0]
-        try:
-            posix.execv(path, prog)
-        except OSError as error:
-            if error.errno == errno.ENOEXEC:
-                posix.execv('/bin/sh', [b'/bin/sh', path, *prog[1:]])
-            failure = failure if error.errno in (errno.ENOENT, errno.ENOTDIR) else error.errno or failure
-    _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)
-    log.write(f'{escape(prog[0], 200)}: prog cannot be run: {posix.strerror(failure)}')
-    return TEMPORARY
+def find_own_identities(program: str) -> 'set[str]':
+    """Return what tells script and installed command from other files. program: as in main()."""
+    folder = __file__.rpartition('/')[0]
+    paths = (program, __file__, f'{folder}/qmail-pwrap', f'{folder}/qmail_pwrap.py')
+    return {file_identity(path) for path in paths} - {''}
 
 
-def main(program: str) -> None:
-    """Do what the command line asks for, and exit. program is the path by which this was run."""
-    log, code = Log(), TEMPORARY
+def read_configuration(program: str) -> Configuration:
+    """Return what the file that PWRAP_CONF names says, else the default one. program: as in
+    main().
+    """
+    named = posix.environ.get(b'PWRAP_CONF', b'')
+    path = named or CONFIGURATION.encode()
+    ignored = []
+    if has_changed_ids():
+        ignored = [name for name in ('PWRAP_CONF', 'AUTH') if posix.environ.get(name.encode())]
+        path = CONFIGURATION.encode()
+    configuration = Configuration(path)
+    configuration.ignored_variables = ignored
     try:
-        encoding = sys.getfilesystemencoding(), 'surrogateescape'
-        words = [word.encode(*encoding) for word in sys.argv[1:]] or [TRUE[not posix.access(TRUE[0], posix.X_OK)]]
-        program = program if program[:1] == '/' else f'{posix.getcwd()}/{program}'
-        if words[0][:2] == b'--':
-            exec(PEOPLE, globals())
-            posix._exit(globals()['people'](program, sys.argv[1:]))
-        if _signal.getsignal(_signal.SIGINT) != _signal.SIG_IGN:  # Python handles it
-            _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-        code = (report_and_become(sys.argv[1], words[1:], log) if words[0].startswith(REPORT.encode())
-                else Login(program.encode(*encoding), words, log).decide())
-    except BaseException as error:  # a traceback would end with 1, which says that the password is wrong
-        trace = error.__traceback__
-        while trace and trace.tb_next:
-            trace = trace.tb_next
-        log.write(f'internal error: {type(error).__name__} in line {trace.tb_lineno if trace else 0}')
-        if not log.decided:
-            log.result('temporary', code)
-    finally:  # whatever happened; and the interpreter's own way out takes a millisecond
-        posix._exit(code)
+        status, data = read_file(path)
+    except OSError as error:
+        configuration.refuse(f'{error.strerror}')
+        return configuration
+    # Whoever can change this file can have every password: it must be safe from others, as netrc's.
+    if status.st_uid not in (0, posix.geteuid()):
+        mend = f'chown root {configuration.path}'
+        configuration.refuse(f'belongs to user {status.st_uid}; mend it with: {mend}')
+    if status.st_mode & WRITABLE_BY_OTHERS:
+        mend = f'chmod go-w {configuration.path}'
+        configuration.refuse(f'others can write to it; mend it with: {mend}')
+    is_safe = not configuration.problems
+    # Latin-1 turns any byte into one character and back, so a tool gets the bytes that stand here.
+    configuration.add_text(data.decode('latin-1'))
+    configuration.refuse_itself(program)
+    # Descriptor 2 may be the client's: only a file that is safe may send the log there. It may so
+    # even if another line is wrong, as a machine without syslogd would lose just that message.
+    configuration.logs_to_stderr = is_safe and configuration.values['log'] == 'stderr'
+    return configuration
 
 
-# What follows is text until it is needed: compiled, it would cost each login a tenth of its time.
-RARE = r'''
-def fork(child: 'Child', command: 'list[bytes]', data: int) -> int:
-    """Do as posix_spawn in Child.start(), which can neither ignore SIGCHLD nor pass on a variable without a name."""
-    reader, writer = posix.pipe()  # exec closes it; why exec failed comes through it
-    pid = posix.fork()
-    if not pid:
-        try:
-            posix.setpgid(0, child.group)
-            posix.dup2(data, 3)
-            for number in (_signal.SIGPIPE, _signal.SIGXFSZ, *child.handled):
-                ignored = number == _signal.SIGCHLD and child.children_ignored
-                _signal.signal(number, _signal.SIG_IGN if ignored else _signal.SIG_DFL)
-            _signal.pthread_sigmask(_signal.SIG_SETMASK, child.mask)
-            posix.execv(command[0], command)
-        except OSError as error:
-            posix.write(writer, bytes([error.errno or 0]))
-        finally:
-            posix._exit(TEMPORARY)
-    posix.close(writer)
-    failure = posix.read(reader, 1)
-    posix.close(reader)
-    if failure:
-        raise OSError(failure[0], posix.strerror(failure[0]))
-    return pid
-'''
+CHOICES = {
+    'auth': ('0', '1'),
+    'log': ('syslog', 'stderr'),
+    'failure': ('last', 'temporary'),
+    'empty': ('0', '1'),
+}
 
-PEOPLE = r'''
-import getpass
-import importlib.util
-import os
-import pathlib
-import pwd
-import shlex
-TERMINAL = os.isatty(1)
-USAGE = """{0} [prog [arg ...]]  for mail servers: tries the tools in $PWRAP_CONF, else {1}
-{0} --check           tell what is wrong with the configuration
-{0} --test LOGIN      try a login, and show what each tool says
-{0} --version"""
 
-def people(program: str, words: 'list[str]') -> int:
-    """Do what a person asks for on the command line; return the exit code."""
-    _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
-    sys.stdout.reconfigure(errors='replace')  # type: ignore[union-attr]
-    usage, code = USAGE.format(program, CONFIGURATION), 0
-    if {'--help': 1, '--version': 1, '--check': 1, '--test': 2}.get(words[0]) != len(words):
-        print(f'{words[0]}: not a command in this form\n{usage}', file=sys.stderr)
-        code = MISUSED
-    elif words[0] in ('--check', '--test'):
-        try:
-            code = check(program) if words[0] == '--check' else test(program, words[1])
-        except (KeyboardInterrupt, EOFError):
-            code = 130
+def split_line(line: str) -> 'list[str]':
+    """Return the words of a line as a shell would split it, none for a comment. Raises
+    ValueError.
+    """
+    if '\0' in line:
+        raise ValueError('a NUL byte')
+    if is_blank_or_comment(line):
+        return []
+    if '"' in line or "'" in line or '\\' in line:
+        import shlex  # 7 ms, only for a line that needs it
+
+        words = shlex.split(line)
     else:
-        print(usage if words[0] == '--help' else f'qmail_pwrap {VERSION}')
-    sys.stdout.flush()
-    return code
+        words = [word for word in line.replace('\t', ' ').split(' ') if word]
+    if any(word.startswith('#') for word in words):  # it would become an argument
+        raise ValueError('a comment needs a line of its own, and no word may begin with #')
+    return words
 
-def mark(good: bool, line: str) -> str:
-    """Return a line for a person, with a mark if that is a terminal."""
-    sign, colour = ('\u2713 ', 32) if good else ('\u2717 ', 31)
-    coloured = sign if os.environ.get('NO_COLOR') else f'\033[{colour}m{sign}\033[0m'
-    return coloured + line if TERMINAL else line
 
-def who(program: str, rest: str) -> str:
-    """Return as whom this runs, and how to run it as the mail server's user."""
+def is_blank_or_comment(line: str) -> bool:
+    text = line.strip(' \t')
+    return not text or text.startswith('#')
+
+
+def is_plain_line(line: str) -> bool:
+    """Tell whether a line is one of qmail-pwrap 0.3: blank, a comment, or nothing but a path."""
+    text = line.strip(' \t')
+    is_path = text.startswith('/') and not any(character in text for character in ' \t"\'\\')
+    return is_path or is_blank_or_comment(line)
+
+
+def parse_setting(word: str) -> 'tuple[str, str]':
+    """Return name and value of a setting. Raises ValueError."""
+    name, equals, value = word.partition('=')
+    if not equals:
+        raise ValueError('neither a setting (name=value) nor an absolute path')
+    if name not in DEFAULTS:
+        may_be_shown = 0 < len(name) < 30 and NAME_CHARACTERS.issuperset(name)
+        raise ValueError(f'unknown setting {name}=' if may_be_shown else 'unknown setting')
+    check_value(name, value)
+    return name, value
+
+
+def check_value(name: str, value: str) -> None:
+    """Raise ValueError, with what the setting takes, if that value is not right for it."""
+    if name in CHOICES:
+        is_right = value in CHOICES[name]
+        takes = ' or '.join(CHOICES[name])
+    elif name == 'users':
+        is_right = not {'', '!'} & set(value.split(','))
+        takes = 'patterns, none of them empty'
+    elif name == 'timeout':
+        is_right = is_number(value, 0, LONGEST_TIMEOUT)
+        takes = f'seconds, 0 to {LONGEST_TIMEOUT}'
+    elif name == 'refused':
+        is_right = all(is_code_range(part) for part in value.split(','))
+        takes = 'exit codes and ranges of 1 to 255, such as 1,3,12-15'
+    else:
+        is_right = 0 < len(value) <= 200 and NAME_CHARACTERS.issuperset(value)
+        takes = 'letters, digits, . _ and -'
+    if not is_right:
+        raise ValueError(f'{name}= takes {takes}')
+
+
+def is_number(text: str, lowest: int, highest: int) -> bool:
+    return text.isdecimal() and len(text) < 10 and lowest <= int(text) <= highest
+
+
+def is_code_range(text: str) -> bool:
+    """Tell whether this is an exit code, or two with a "-" between them, the lower first."""
+    first, dash, last = text.partition('-')
+    if not dash:
+        return is_number(first, 1, 255)
+    return is_number(first, 1, 255) and is_number(last, int(first), 255)
+
+
+def parse_codes(text: str) -> 'frozenset[int]':
+    """Return the exit codes that refused= names, in a value that check_value() has found right."""
+    codes: 'set[int]' = set()
+    for part in text.split(','):
+        first, _, last = part.partition('-')
+        if first:
+            codes.update(range(int(first), int(last or first) + 1))
+    return frozenset(codes)
+
+
+def check_command(words: 'list[str]') -> None:
+    """Raise ValueError if a tool's words would not run that tool as they are meant to."""
+    for word in words[1:]:
+        name, equals, _ = word.partition('=')
+        if equals and name in DEFAULTS:  # the restriction would be an argument, and not restrict
+            raise ValueError(f'{name}= belongs before the path')
+    while words[0].rpartition('/')[2] == 'env':
+        words = find_program_of_env(words[1:])
+        if not words:
+            raise ValueError('env has no program to run: it would run prog, and let everybody in')
+
+
+def find_program_of_env(arguments: 'list[str]') -> 'list[str]':
+    """Return the program that env(1) would run, with its arguments; empty if none is there.
+
+    Source: env(1) of GNU coreutils. It takes options, then assignments, then the program.
+    """
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        operand = None  # of an option that has one: where it is attached, what is attached
+        option = ''
+        if word.startswith('--'):
+            option, equals, attached = word.partition('=')
+            operand = attached if equals else None
+        elif word.startswith('-'):
+            # Letters may stand together; the first that takes an operand takes the rest as that.
+            flags = word[1:].lstrip('iv0')
+            option = '-' + flags[:1]
+            operand = flags[1:] or None
+        elif '=' not in word:
+            return [word, *words]
+        if option in ('-u', '-C', '-a', '-S', '--unset', '--chdir', '--argv0', '--split-string'):
+            if operand is None and words:
+                operand = words.pop(0)
+            if option in ('-S', '--split-string'):
+                words = (operand or '').split() + words
+    return []
+
+
+def read_file(path: 'bytes | str') -> 'tuple[posix.stat_result, bytes]':
+    """Return status and content of a regular file. Raises OSError."""
+    descriptor = open_regular_file(path)
+    try:
+        status = posix.fstat(descriptor)
+        data = b''
+        while True:
+            piece = posix.read(descriptor, 65536)
+            if not piece:
+                return status, data
+            data += piece
+    finally:
+        posix.close(descriptor)
+
+
+def open_regular_file(path: 'bytes | str') -> int:
+    """Open a file for reading, without waiting for anybody. Raises OSError, also if it is not
+    regular.
+    """
+    descriptor = posix.open(path, posix.O_RDONLY | posix.O_NONBLOCK | posix.O_NOCTTY)
+    if posix.fstat(descriptor).st_mode & FILE_TYPE != REGULAR_FILE:
+        posix.close(descriptor)
+        raise OSError(errno.EINVAL, 'not a regular file')
+    return descriptor
+
+
+# --------------------------------------------------------------------------------------------------
+# The log
+
+PLAIN_BYTES = frozenset(range(0x21, 0x7F)) - frozenset(b'"\\=')  # they stand in the log as they are
+
+
+class Log:
+    """Writes lines, each shorter than 1,024 bytes, to the system log or to descriptor 2."""
+
+    def __init__(self) -> None:
+        self.to_stderr = False
+
+    def write(self, line: str, priority: int = syslog.LOG_ERR) -> None:
+        """Write one line, by default about something that is wrong. Where there is no log, do
+        nothing.
+        """
+        if not self.to_stderr:
+            syslog.openlog('qmail-pwrap', syslog.LOG_PID, syslog.LOG_MAIL)
+            syslog.syslog(priority, line)
+            return
+        try:
+            posix.write(2, f'qmail-pwrap[{posix.getpid()}]: {line}\n'.encode('ascii'))
+        except OSError:
+            pass
+
+
+def escape(data: bytes, limit: int) -> str:
+    """Return data as one printable word without quote, backslash or "=" (such bytes become \\xHH),
+    so that it cannot look like a field of a log line. What exceeds limit characters becomes
+    \\...
+    """
+    characters = []
+    for byte in data[: limit + 1]:
+        characters.append(chr(byte) if byte in PLAIN_BYTES else f'\\x{byte:02x}')
+    shown = ''.join(characters)
+    if len(shown) <= limit:
+        return shown
+    kept = shown[:limit]
+    cut_escape = kept.rfind('\\', limit - 3)
+    if cut_escape >= 0:
+        kept = kept[:cut_escape]
+    return kept + '\\...'
+
+
+# --------------------------------------------------------------------------------------------------
+# For people: --check, --test, --version, --help. No login comes here.
+
+USAGE = """{program} [prog [arg ...]]
+    for mail servers: try the tools in $PWRAP_CONF, else in
+    {configuration}
+{program} --check [LOGIN]
+    tell what is wrong with the configuration, and which tools LOGIN would get
+{program} --test LOGIN
+    try a login, and show what each tool says
+{program} --version
+{program} --help"""
+COMMANDS = {  # how many words each may have behind it
+    '--check': (0, 1),
+    '--test': (1,),
+    '--version': (0,),
+    '--help': (0,),
+    '-h': (0,),
+}
+WIDTH = 80  # columns
+STOPPED = 128  # exit code of a command that a signal has ended: this plus its number
+STOPPING = (_signal.SIGINT, _signal.SIGHUP, _signal.SIGTERM, _signal.SIGQUIT)
+READABLE_BY_OTHERS = 0o044
+NO_BREAK = '\0'  # stands for a blank at which no line is broken
+
+
+def serve_person(program: str, words: 'list[str]') -> None:
+    """Do what a person asks for, and exit: 0, or a code with a line on descriptor 2."""
+    import os
+
+    code = 1
+    try:
+        code = run_command(program, words)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        complain(f'{words[0]}: {error.strerror}')
+        code = MISUSED
+    except KeyboardInterrupt:
+        code = STOPPED + _signal.SIGINT
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(code)
+
+
+def complain(line: str) -> None:
+    """Write a line to descriptor 2, whatever Python thinks of that."""
+    try:
+        posix.write(2, f'{line}\n'.encode(errors='backslashreplace'))
+    except OSError:
+        pass
+
+
+def run_command(program: str, words: 'list[str]') -> int:
+    """Do what the words say; return the exit code. Raises OSError."""
+    import io
+
+    command, *operands = words
+    shown = printable(command)
+    usage = USAGE.format(program=printable(program), configuration=CONFIGURATION)
+    if is_from_server():
+        # Left in a run file, a command would end with 0, and so accept every login.
+        complain(f'{shown}: descriptor 3 is a pipe: for people, not for mail servers (try 3<&-)')
+        return MISUSED
+    if len(operands) not in COMMANDS.get(command, ()):
+        complain(f'{shown}: not a command in this form\n{usage}')
+        return MISUSED
+    if sys.stdout is None:
+        complain(f'{shown}: standard output is closed')
+        return MISUSED
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='replace')
+    _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
+    if command == '--check':
+        return check(program, operands)
+    if command == '--test':
+        return try_login(program, operands[0])
+    if command == '--version':
+        print(f'qmail_pwrap {VERSION}')
+    else:
+        print(usage)
+    return 0
+
+
+def is_from_server() -> bool:
+    """Tell whether descriptor 3 is what a mail server would give."""
+    import stat
+
+    try:
+        mode = posix.fstat(3).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def printable(text: 'str | bytes') -> str:
+    """Return text as it is if a terminal can show it, else escaped."""
+    import os
+
+    decoded = os.fsdecode(text)
+    if decoded.isprintable() and decoded.isascii():
+        return decoded
+    return escape(os.fsencode(text), 600)
+
+
+def mark(line: str, is_good: 'bool | None', descriptor: int = 1) -> str:
+    """Return a line with a sign in front, and colour, if it goes to a terminal; None is neutral."""
+    import os
+
+    if not os.isatty(descriptor):
+        return line
+    sign, colour = '-', '0'
+    if is_good is not None:
+        sign, colour = ('✓', '32') if is_good else ('✗', '31')
+    if not os.environ.get('NO_COLOR'):
+        sign = f'\033[{colour}m{sign}\033[0m'
+    return f'{sign} {line}'
+
+
+def show(line: str, is_good: 'bool | None') -> None:
+    """Print a line for a person, marked, and wrapped to the width of a terminal."""
+    import os
+
+    width = WIDTH - 2 if os.isatty(1) else WIDTH  # beside a mark
+    print(mark(wrap(line, width), is_good), flush=True)
+
+
+def wrap(line: str, width: int = WIDTH) -> str:
+    """Return a line broken at blanks, but not at those that keep_together() has marked."""
+    import textwrap
+
+    lines = textwrap.wrap(
+        line, width, subsequent_indent='    ', break_long_words=False, break_on_hyphens=False
+    )
+    return '\n'.join(lines).replace(NO_BREAK, ' ')
+
+
+def keep_together(text: str) -> str:
+    """Return text in such a form that wrap() does not break it."""
+    return text.replace(' ', NO_BREAK)
+
+
+def show_judge(program: str, words: str, what: str) -> None:
+    """Print as whom this runs, and how to run it as the mail server's user."""
+    import os
+    import pwd
+    import shlex
+
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        name = '(no name)'
+    print(wrap(f'{what} user {name}, uid {os.geteuid()}; as the user of a service:'))
+    line = f'{shlex.quote(program)} {words}'
     named = os.environ.get('PWRAP_CONF')
-    line = (f'PWRAP_CONF={shlex.quote(named)} ' if named else '') + f'{shlex.quote(program)} {rest}'
-    names = [entry.pw_name for entry in pwd.getpwall() if entry.pw_uid == os.geteuid()] or ['(no name)']
-    return f"user {names[0]}, uid {os.geteuid()}; as the service's user: su -s /bin/sh USER -c {shlex.quote(line)}"
+    if named:
+        line = f'PWRAP_CONF={shlex.quote(named)} {line}'
+    show_shell_command(f'su -s /bin/sh USER -c {shlex.quote(line)}')
 
-def check(program: str) -> int:
-    """Show what a login would read, and all that is wrong or doubtful; return 1 if something is wrong."""
-    configuration, script = Configuration(), pathlib.Path(__file__).absolute()
-    problems, values, paths = configuration.problems, configuration.values, [pathlib.Path(program), script]
-    doubts = ['PWRAP_CONF is ignored: real and effective user or group differ'] if configuration.ignored else []
-    doubts += ['auth=0: everybody is let in without a check'] if values['auth'] == '0' else []
-    doubts += ['log=stderr: under qmail-popup, descriptor 2 is the client'] if values['log'] == 'stderr' else []
-    rows = [('', 'name', 'command', 'users', 'timeout', 'state')]
+
+def show_shell_command(command: str) -> None:
+    """Print a command; a long one on several lines, in a way that can be pasted into a shell."""
+    lines = ['']
+    for word in printable(command).split(' '):
+        if lines[-1] and len(lines[-1]) + len(word) + 3 > WIDTH:
+            lines[-1] += ' \\'
+            lines.append(word)
+        elif lines[-1]:
+            lines[-1] += f' {word}'
+        else:
+            lines[-1] = word
+    print('\n'.join(lines))
+
+
+# --check ------------------------------------------------------------------------------------------
+
+
+def check(program: str, operands: 'list[str]') -> int:
+    """Show what a login would read, all that is wrong or doubtful, and which tools would be asked
+    for LOGIN, if that is given. Return 1 if something is wrong, else 0. Runs no tool.
+    """
+    configuration = read_configuration(program)
+    states = [describe_state(tool.command[0]) for tool in configuration.tools]
+    show_settings(configuration)
     for number, tool in enumerate(configuration.tools, 1):
-        where, state = f'{configuration.path}:{tool.number}: {tool.name}', tool_state(tool.command[0])
-        problems += [f'{where}: {state}'] if state != 'ok' else []
-        if all(any(matches(out, one) for out in tool.barred) for one in tool.wanted):
-            doubts.append(f'{where}: no login reaches it, every pattern is also excluded')
-        rows.append((f'{number}', tool.name, ' '.join(escape(word, 99) for word in tool.command).replace('\\x3d', '='),
-                     escape(b','.join(tool.users), 99), f'{tool.timeout or "none"}', state))
-        paths.append(pathlib.Path(os.fsdecode(tool.command[0])))
-    if script.with_name('qmail-pwrap').exists():  # made by make install
-        form = pathlib.Path(importlib.util.cache_from_source(str(script)))
-        paths.append(form)
-        if not os.access(form, os.R_OK) or form.read_bytes()[8:16] != importlib.util.source_hash(script.read_bytes()):
-            doubts.append(f'{form}: missing or stale, so each login compiles the script; make install')
-    for number, path in enumerate(path for path in paths if os.path.exists(path)):
-        for place in (path, *path.parents, path.resolve(), *path.resolve().parents):
-            status, needed = place.stat(), 5 if place in (path, script.parent) else 1
-            if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o22 and status.st_mode & 0o41000 != 0o41000:
-                doubts.append(f'others can change {place}, and so have every password')
-            if number < 2 and status.st_mode & needed != needed:
-                doubts.append(f'other users cannot read {place}: sessions fail after a tool has changed its uid')
-    settings = ' '.join(f'{name}={values[name]}' for name in ('auth', 'log', 'failure'))
-    print(f'configuration: {configuration.path}\nsettings: {settings}')
-    widths = [max(len(row[column]) for row in rows) for column in range(6)]
-    for row in rows:
-        print(' ', '  '.join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
-    for line in problems + [f'warning: {doubt}' for doubt in dict.fromkeys(doubts)]:
-        print(mark(False, line))
-    print(mark(not problems, 'every login would fail or miss a tool' if problems else 'the configuration is good'))
-    print('judged for', who(program, '--check'))
+        show_tool(number, tool, states[number - 1])
+    problems = [add_advice(configuration, problem) for problem in configuration.problems]
+    for tool, state in zip(configuration.tools, states):
+        if state != 'ok':
+            problems.append(f'{configuration.path}:{tool.number}: {tool.name}: {state}')
+    for login in operands:
+        show_tools_for(configuration, login)
+    for problem in problems:
+        show(problem, False)
+    for doubt in find_doubts(configuration, program):
+        show(f'warning: {doubt}', False)
+    show_stale_form()
+    if problems:
+        show('every login would fail or miss a tool', False)
+    else:
+        show('the configuration is good', True)
+    show_judge(program, ' '.join(['--check', *map(quote_word, operands)]), 'judged for')
     return 1 if problems else 0
 
-def tool_state(path: bytes) -> str:
-    """Return "ok", or why that program cannot run."""
+
+def quote_word(word: str) -> str:
+    import shlex
+
+    return shlex.quote(word)
+
+
+def show_settings(configuration: Configuration) -> None:
+    """Print the file, and what it sets for itself as a whole."""
+    values = [f'{name}={configuration.values[name]}' for name in FILE_SETTINGS]
+    print(f'configuration: {configuration.path}')
+    print(f'settings: {" ".join(values)}\n')
+
+
+def show_tool(number: int, tool: Tool, state: str) -> None:
+    """Print a paragraph about a tool."""
+    import textwrap
+
+    command = ' '.join(escape(word, 300).replace('\\x3d', '=') for word in tool.command)
+    settings = f'users={tool.shown_users()} timeout={tool.timeout or "none"}'
+    if tool.refused:
+        settings += f' refused={",".join(map(str, sorted(tool.refused)))}'
+    if tool.takes_empty_password:
+        settings += ' empty=1'
+    print(f'{number}  {tool.name}')
+    for text in (command, settings, f'state: {state}'):
+        lines = textwrap.wrap(text, WIDTH - 3, break_long_words=False, break_on_hyphens=False)
+        print(textwrap.indent('\n'.join(lines), '   '))
+    print()
+
+
+def show_tools_for(configuration: Configuration, login: str) -> None:
+    """Print which tools would be asked for a login that has a password, and which would not."""
+    import os
+
+    asked = []
+    others = []
+    for number, tool in enumerate(configuration.tools, 1):
+        if tool.serves(os.fsencode(login)):
+            asked.append(f'{number}  {tool.name}')
+        else:
+            others.append(f'{number}  {tool.name}  (users={tool.shown_users()})')
+    print(f'asked for {escape(os.fsencode(login), 200)}, in this order:')
+    for line in asked or ['none: such a login is refused with 1']:
+        print('  ' + wrap(line, WIDTH - 2))
+    print('not asked:')
+    for line in others or ['none']:
+        print('  ' + wrap(line, WIDTH - 2))
+    print()
+
+
+def describe_state(path: bytes) -> str:
+    """Return "ok", or why this program cannot run. Reads only its beginning."""
+    import os
+
     try:
         os.stat(path)
-        start = read_file(path)[1] if os.access(path, os.R_OK) else b'\x7fELF'
+        start = read_beginning(path) if os.access(path, os.R_OK) else b'\x7fELF'
     except OSError as error:
         return f'cannot run: {error.strerror}'
-    interpreter = start[2:].split(None, 1)[:1] if start[:2] == b'#!' else [path] * start.startswith(b'\x7fELF')
-    if not interpreter or not os.access(path, os.X_OK):
-        return 'cannot run: not executable' if interpreter else 'cannot run: not a program'
-    return 'ok' if os.access(interpreter[0], os.X_OK) else 'cannot run: its interpreter is missing'
+    interpreter = path
+    if start.startswith(b'#!'):
+        words = start[2:].split(b'\n')[0].split()
+        if not words:
+            return 'cannot run: not a program'
+        interpreter = words[0]
+    elif not start.startswith(b'\x7fELF'):
+        return 'cannot run: not a program'
+    if not os.access(path, os.X_OK):
+        return 'cannot run: not executable'
+    if not os.access(interpreter, os.X_OK):
+        return 'cannot run: its interpreter is missing'
+    return 'ok'
 
-class ShownLog(Log):
-    """What --test shows of a login, where no tool can write."""
-    def __init__(self) -> None:
-        self.output, self.number = os.dup(1), 0
-        globals()['STARTED'] = self.since = time.monotonic()  # not counting the time it took to type
 
-    def write(self, line: str, priority: int = 0) -> None:
-        os.write(self.output, f'{"the log: " if self.decided else ""}{line}\n'.encode())
+def read_beginning(path: bytes) -> bytes:
+    descriptor = open_regular_file(path)
+    try:
+        return posix.read(descriptor, 256)
+    finally:
+        posix.close(descriptor)
 
-    def tool(self, tool: 'Tool', verdict: str, code: int, problem: str) -> None:
-        users, words = escape(b','.join(tool.users), 99), problem.split(',')[0] or verdict
-        said = {'skipped': words, 'not asked': f'skipped: users={users}'}.get(verdict, f'{words}  exit code {code}')
-        self.number, ms, self.since = self.number + 1, (time.monotonic() - self.since) * 1000, time.monotonic()
-        self.write(mark(verdict == 'accepted', f'{self.number}  {tool.name}  {said}  {ms:.0f} ms'))
 
-def test(program: str, login: str) -> int:
-    """Try a login as a server would, show it, and return the exit code that the server would get."""
-    password = os.fsencode(getpass.getpass()) if os.isatty(0) else sys.stdin.buffer.readline().rstrip(b'\n')
-    configuration = Configuration()
-    off = configuration.values['auth'] == '0' and not configuration.problems
-    print('auth=0: a login would be let in unchecked; the tools are asked all the same\n' * off, end='')
-    print(f'{configuration.path} is tried as', who(program, f'--test {shlex.quote(login)}'), flush=True)
-    reader, writer = os.pipe()
-    os.write(writer, b'%s\0%s\0<%d@test>\0' % (os.fsencode(login)[:600], password[:600], os.getpid()))
-    os.close(writer)
-    child = os.fork()
-    if not child:
-        os.setsid()  # away from the terminal
-        log, null = ShownLog(), os.open(os.devnull, os.O_RDWR)
-        os.dup2(reader, 3)
-        for number in (0, 1, 2) if os.isatty(2) else (0, 1):
-            os.dup2(null, number)
-        set_variable(b'AUTH', b'1')
-        os._exit(Login(os.fsencode(program), [b'/usr/bin/env', b'true'], log).decide())  # with a report
-    _signal.signal(_signal.SIGINT, lambda *_: os.kill(child, _signal.SIGTERM))  # which has no terminal
-    print('the exit code:', code := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+def add_advice(configuration: Configuration, problem: Problem) -> str:
+    """Return the text of a problem with what to do about it, where a common mistake can be told."""
+    if problem.number is None:
+        return problem.text
+    advice = find_advice(configuration.lines[problem.number - 1], problem.why)
+    return f'{problem.text}; {advice}' if advice else problem.text
+
+
+def find_advice(line: str, why: str) -> str:
+    """Return what to do about a line of the configuration that is wrong; empty if that is not
+    known.
+    """
+    import difflib
+
+    if line.startswith(('\xef\xbb\xbf', '\xff\xfe', '\xfe\xff')):
+        return 'it begins with a byte order mark: save the file without one, as plain text'
+    words = line.split()
+    for word in words:
+        if (word.startswith('users=') and word.endswith(',')) or word.startswith(','):
+            return 'put no blank before or after the comma'
+    if words and why.startswith('unknown setting') and words[0].partition('=')[0].isupper():
+        return 'to set a variable for a tool, put /usr/bin/env in front'
+    for word in words:
+        name, equals, _ = word.partition('=')
+        if equals and name not in DEFAULTS and not name.startswith('/'):
+            close = difflib.get_close_matches(name.lower(), DEFAULTS, 1)
+            return keep_together(f'did you mean {close[0]}=?') if close else ''
+    if '=' in words:
+        return 'put no blank before or after ='
+    return ''
+
+
+def find_doubts(configuration: Configuration, program: str) -> 'list[str]':
+    """Return what is no mistake for certain, but should be looked at, each once."""
+    doubts = []
+    if configuration.ignored_variables:
+        names = ' and '.join(configuration.ignored_variables)
+        doubts.append(f'{names} ignored: real and effective user or group differ')
+    if configuration.values['auth'] == '0':
+        doubts.append('auth=0: everybody is let in without a check')
+    if configuration.values['log'] == 'stderr':
+        doubts.append('log=stderr: under qmail-popup, descriptor 2 is the client')
+    doubts += find_doubtful_lines(configuration)
+    for tool in configuration.tools:
+        where = f'{configuration.path}:{tool.number}: {tool.name}'
+        doubts += [f'{where}: {doubt}' for doubt in find_doubts_about(tool)]
+        if calls_itself(tool, configuration, program):
+            doubts.append(
+                f'{where}: the wrapper with this same file, it would call itself for ever'
+            )
+    doubts += find_unsafe_places(configuration, program)
+    return list(dict.fromkeys(doubts))
+
+
+def find_doubtful_lines(configuration: Configuration) -> 'list[str]':
+    """Return what is doubtful about the file as a whole."""
+    path = configuration.path
+    doubts = []
+    last_tool = max((tool.number for tool in configuration.tools), default=0)
+    if configuration.tools and configuration.last_default > last_tool:
+        line = configuration.last_default
+        doubts.append(f'{path}:{line}: no tool stands below these defaults')
+    names = [tool.name for tool in configuration.tools]
+    for name in sorted(set(names)):
+        if names.count(name) > 1:
+            doubts.append(f'{path}: {names.count(name)} tools have the name {name} in the log')
+    if configuration.lines and configuration.lines[-1]:
+        doubts.append(f'{path}: the last line has no newline')
+    return doubts
+
+
+def find_doubts_about(tool: Tool) -> 'list[str]':
+    """Return what can hardly be meant in a tool's line."""
+    doubts = []
+    for pattern in tool.barred + tool.wanted:
+        doubt = find_doubt_about_pattern(pattern)
+        if doubt:
+            doubts.append(f'the pattern {escape(pattern, 99)} {doubt}')
+    if all(any(matches(out, one) for out in tool.barred) for one in tool.wanted):
+        doubts.append('no login reaches it, every pattern is also excluded')
+    for word in tool.command[1:]:
+        if word in (b'|', b'||', b'&', b'&&', b';') or word.lstrip(b'012')[:1] in (b'>', b'<'):
+            doubts.append(f'{escape(word, 99)} is an argument: no shell runs here')
+    if tool.command[-1] in TRUE:
+        doubts.append('it ends in true: sessions would end there, and not in prog')
+    return doubts
+
+
+def find_doubt_about_pattern(pattern: bytes) -> str:
+    """Return why a pattern can hardly be meant, empty if it can."""
+    if pattern.startswith(b'@'):
+        return 'begins with @: did you mean *@...?'
+    if any(character in pattern for character in (b';', b'\\', b'[', b']')):
+        return 'has a character that is not special here: only * and a leading ! are'
+    if b'@' not in pattern and b'*' not in pattern and b'.' in pattern:
+        return 'has no @: for a domain, write *@DOMAIN'
+    return ''
+
+
+def calls_itself(tool: Tool, configuration: Configuration, program: str) -> bool:
+    """Tell whether this wrapper stands behind env, with the same configuration."""
+    import os
+
+    words = [os.fsdecode(word) for word in tool.command]
+    if words[0].rpartition('/')[2] != 'env':
+        return False
+    behind = find_program_of_env(words[1:])
+    if file_identity(behind[0]) not in find_own_identities(program):
+        return False
+    named = configuration.file
+    for word in tool.command:
+        if word.startswith(b'PWRAP_CONF='):
+            named = word.partition(b'=')[2] or CONFIGURATION.encode()
+    return named == configuration.file or file_identity(named) == file_identity(configuration.file)
+
+
+def find_compiled_form() -> str:
+    """Return the path of the compiled form that the installed command uses; empty if the script
+    stands alone.
+    """
+    import importlib.util
+    import os
+
+    folder, name = os.path.split(os.path.abspath(__file__))
+    if not os.path.exists(os.path.join(folder, 'qmail-pwrap')):
+        return ''
+    return importlib.util.cache_from_source(os.path.join(folder, name))
+
+
+def show_stale_form() -> None:
+    """Warn of a compiled form that is not that of the script, and print what renews it."""
+    import importlib.util
+    import shlex
+
+    form = find_compiled_form()
+    if not form:
+        return
+    hash_of_source = slice(8, 16)  # of a compiled form (PEP 552)
+    try:
+        _, source = read_file(__file__)
+        _, compiled = read_file(form)
+    except OSError:
+        compiled = b''
+    if compiled and compiled[hash_of_source] == importlib.util.source_hash(source):
+        return
+    show(f'warning: {printable(form)} is missing or stale; renew it with:', False)
+    words = [sys.executable, '-m', 'compileall', '-q', '--invalidation-mode', 'checked-hash']
+    show_shell_command(shlex.join([*words, __file__]))
+
+
+def find_unsafe_places(configuration: Configuration, program: str) -> 'list[str]':
+    """Return who else could change what a login runs or reads, and what others cannot read."""
+    import os
+
+    file = os.fsdecode(configuration.file)
+    tools = [os.fsdecode(tool.command[0]) for tool in configuration.tools]
+    doubts = []
+    if os.path.isfile(file) and not os.stat(file).st_mode & READABLE_BY_OTHERS:
+        doubts.append(f'nobody but its owner can read {configuration.path}')
+    for path in (program, __file__, find_compiled_form(), file, *tools):
+        if os.path.exists(path):
+            doubts += find_changeable(path)
+    for path in (program, __file__):
+        doubts += find_unreadable(path)
+    return doubts
+
+
+def find_changeable(path: str) -> 'list[str]':
+    """Return the places on the way to a file that others than root and the running user can
+    change.
+    """
+    import os
+    import stat
+
+    doubts = []
+    for place in find_way(path):
+        status = os.stat(place)
+        writable = status.st_mode & WRITABLE_BY_OTHERS
+        if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
+            writable = 0  # a sticky folder such as /tmp: nobody can replace what another has there
+        if writable or status.st_uid not in (0, os.geteuid()):
+            who = keep_together(f'others can change {printable(place)},')
+            doubts.append(f'{who} and so have every password')
+    return doubts
+
+
+def find_unreadable(path: str) -> 'list[str]':
+    """Return the places on the way to a part of this program that a session's user cannot pass."""
+    import os
+
+    doubts = []
+    for place in find_way(path):
+        needed = 0o001
+        if place in (path, os.path.dirname(path)):
+            needed = 0o005
+        if os.stat(place).st_mode & needed != needed:
+            who = keep_together(f'other users cannot read {printable(place)}:')
+            doubts.append(f'{who} sessions fail after a tool has changed its uid')
+    return doubts
+
+
+def find_way(path: str) -> 'list[str]':
+    """Return a file and the folders that it lies in, by its name and where its links lead."""
+    import os
+
+    places = []
+    for place in (os.path.abspath(path), os.path.realpath(path)):
+        while place not in places:
+            places.append(place)
+            place = os.path.dirname(place)
+    return places
+
+
+# --test -------------------------------------------------------------------------------------------
+
+
+class Stopped(BaseException):
+    """A signal asks --test to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def stop(number: int, frame: object) -> None:
+    raise Stopped(number)
+
+
+class Listener:
+    """Shows what a login would log, and what each tool answers, where no tool can write."""
+
+    def __init__(self, output: int, notes: int) -> None:
+        self.output = output  # descriptors
+        self.notes = notes
+        self.number = 0  # of the tool that was heard last
+        self.since = time.monotonic()
+
+    def hear_line(self, line: str, is_result: bool) -> None:
+        self.show(f'the log: {line}' if is_result else line)
+
+    def hear_answer(self, tool: Tool, outcome: Outcome) -> None:
+        """Show a tool's answer, and note the tool that accepts."""
+        now = time.monotonic()
+        milliseconds = (now - self.since) * 1000
+        self.since = now
+        self.number += 1
+        if outcome.verdict == NOT_ASKED:
+            said = f'skipped: {outcome.problem}'
+        elif outcome.verdict == SKIPPED:
+            said = outcome.problem
+        else:
+            said = (
+                f'{outcome.problem.partition(",")[0] or outcome.verdict}  exit code {outcome.code}'
+            )
+        is_good = None if outcome.verdict == NOT_ASKED else outcome.verdict == ACCEPTED
+        line = f'{self.number}  {tool.name}  {said}  {milliseconds:.0f} ms'
+        self.show(mark(line, is_good, self.output))
+        if outcome.verdict == ACCEPTED:
+            posix.write(self.notes, f'{self.number}'.encode())
+
+    def show(self, line: str) -> None:
+        posix.write(self.output, f'{line}\n'.encode(errors='replace'))
+
+
+def try_login(program: str, login: str) -> int:
+    """Try a login as a server would, and show it. Return the exit code that the server would get;
+    or MISUSED if a tool lets everybody in. Raises OSError.
+    """
+    import os
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core file may hold the password
+    has_input = sys.stdin is not None
+    reserve_descriptors()
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    for number in STOPPING:
+        if _signal.getsignal(number) != _signal.SIG_IGN:
+            _signal.signal(number, stop)
+    try:
+        password = ask_password(has_input)
+        configuration = read_configuration(program)
+        if configuration.values['auth'] == '0' and not configuration.problems:
+            show(
+                'auth=0: a login would be let in unchecked; the tools are asked all the same', None
+            )
+        show_judge(program, f'--test {quote_word(login)}', f'{configuration.path} is tried as')
+        code, notes = run_login(program, make_triple(os.fsencode(login), password), None)
+        if notes:
+            tool = configuration.tools[int(notes) - 1]
+            code = ask_again(program, os.fsencode(login), tool, code)
+    except Stopped as stopped:
+        return STOPPED + stopped.number
+    except EOFError:
+        return STOPPED + int(_signal.SIGINT)
+    print(f'the exit code: {code}')
     return code
-'''
+
+
+def ask_password(has_input: bool) -> bytes:
+    """Return the password that is typed, or the first line of standard input. Raises OSError."""
+    import getpass
+    import os
+
+    if not has_input:
+        raise OSError(errno.EBADF, 'standard input is closed')
+    if not os.isatty(0):
+        line: bytes = sys.stdin.buffer.readline()
+        return line.rstrip(b'\n')
+    try:
+        return os.fsencode(getpass.getpass())
+    except (Stopped, EOFError):
+        print(flush=True)
+        raise
+
+
+def make_triple(login: bytes, password: bytes) -> bytes:
+    """Return a triple as a server writes it; too long ones stay so, and still fit into a pipe."""
+    return b'%s\0%s\0<%d@test>\0' % (login[:600], password[:600], posix.getpid())
+
+
+def run_login(program: str, triple: bytes, tool: 'Tool | None') -> 'tuple[int, str]':
+    """Decide a login, or ask one tool, in a process as a server's: without terminal and input.
+
+    Returns its exit code, and what the listener has noted. Raises Stopped once that process is
+    gone.
+    """
+    import os
+
+    sys.stdout.flush()
+    with Pipe() as pipe, Pipe() as notes:
+        os.write(pipe.writer, triple)
+        pipe.close_end(pipe.writer)
+        mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, STOPPING)
+        child = os.fork()
+        if child == 0:
+            be_login(program, pipe.reader, notes.writer, mask, tool)
+        notes.close_end(notes.writer)
+        try:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        except Stopped:
+            for number in STOPPING:
+                _signal.signal(number, _signal.SIG_IGN)
+            print(flush=True)  # behind the ^C
+            send_signal(child, _signal.SIGTERM)
+            os.waitpid(child, 0)
+            raise
+        return code, os.read(notes.reader, 1000).decode()
+
+
+def be_login(program: str, triple: int, notes: int, mask: 'set[int]', tool: 'Tool | None') -> None:
+    """In a new process: leave the terminal, do as run_login() says, and exit."""
+    import os
+
+    code = TRY_LATER
+    try:
+        os.setsid()
+        for number in STOPPING:
+            if _signal.getsignal(number) != _signal.SIG_IGN:
+                _signal.signal(number, _signal.SIG_DFL)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+        listener = Listener(os.dup(1), notes)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(triple, 3)
+        for number in (0, 1, 2):
+            if number < 2 or os.isatty(2):
+                os.dup2(null, number)
+        posix.environ[b'AUTH'] = b'1'
+        posix.environ.pop(b'AUTHORIZED', None)
+        Supervisor.kills_on_signal = True
+        login = Login(program, [b'/usr/bin/env', b'true'], Log())  # not true itself: with a report
+        login.listener = listener
+        code = login.decide() if tool is None else ask_one_tool(login, tool, notes)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(code)
+
+
+def ask_again(program: str, login: bytes, tool: Tool, code: int) -> int:
+    """Ask the tool that has accepted for a random password, and show whether it lets everybody in.
+
+    Some tools run prog when they refuse: their own chain is the command line. Returns code, or
+    MISUSED.
+    """
+    import os
+
+    room = TRIPLE_LIMIT - len(make_triple(login, b''))
+    password = os.urandom(32).hex().encode()[:room]
+    if len(password) < 16:
+        show('not asked again: no room for a random password beside so long a login', None)
+        return code
+
+    second, notes = run_login(program, make_triple(login, password), tool)
+    if second == ACCEPT:
+        show(f'{tool.name} LETS EVERYBODY IN: it has accepted a random password, too', False)
+        return MISUSED
+    if second == REJECT:
+        show(f'asked again with a random password: {tool.name} rejects it', True)
+    else:
+        show(f'asked again with a random password: {tool.name} gives no verdict: {notes}', None)
+    return code
+
+
+def ask_one_tool(login: Login, tool: Tool, notes: int) -> int:
+    """Ask one tool, note its problem, and return ACCEPT, REJECT or TRY_LATER."""
+    login.read_triple()
+    login.prepare_chain(b'1')
+    outcome = login.ask(tool)
+    login.forget_password()
+    posix.write(notes, outcome.problem.encode())
+    login.supervisor.wait_for_session()
+    if outcome.verdict == ACCEPTED:
+        return ACCEPT
+    return REJECT if outcome.verdict == REJECTED else TRY_LATER
 
 
 if __name__ == '__main__':
