@@ -75,10 +75,8 @@ SIGNALS_FOR_PROG = (  # sent to this process, they are meant for the tool or the
     _signal.SIGUSR2,
     _signal.SIGALRM,
 )
-IGNORED_BY_PYTHON = (
-    _signal.SIGPIPE,
-    _signal.SIGXFSZ,
-)  # since it started; tools must not inherit it
+# Python ignores these from its start on; tools must not inherit that.
+IGNORED_BY_PYTHON = (_signal.SIGPIPE, _signal.SIGXFSZ)
 
 # --------------------------------------------------------------------------------------------------
 # The two doors
@@ -199,9 +197,7 @@ class Login:
             self.write_line(f'{name} is ignored: real and effective user or group differ')
 
     def choose_auth(self, configuration: 'Configuration') -> bytes:
-        """Return AUTH: from the environment, else from the configuration if that is valid, else
-        1.
-        """
+        """Return AUTH of the environment, else of the configuration if that is valid, else 1."""
         auth = posix.environ.get(b'AUTH', b'')
         if auth and 'AUTH' not in configuration.ignored_variables:
             return auth
@@ -245,9 +241,7 @@ class Login:
     # The triple ----------------------------------------------------------------------------------
 
     def read_triple(self) -> 'Outcome | None':
-        """Read descriptor 3 to its end. Return None, or what the login comes to without a
-        triple.
-        """
+        """Read descriptor 3 to its end. Return None, or what the login comes to if that fails."""
         failure = self.read_descriptor()
         end_of_name = self.triple.find(0, 0, self.size)
         if end_of_name >= 0:
@@ -263,9 +257,7 @@ class Login:
         return None
 
     def read_descriptor(self) -> 'Outcome | None':
-        """Fill triple and size from descriptor 3, which may be of any kind. Return as
-        read_triple().
-        """
+        """Fill the triple from a descriptor 3 of any kind. Return as read_triple() does."""
         while self.size < len(self.triple):
             try:
                 count = posix.readv(3, [memoryview(self.triple)[self.size :]])
@@ -341,9 +333,8 @@ class Login:
             return self.give_up(tool, event)
         outcome = judge_code(tool, self.supervisor.code, self.is_lookup)
         if outcome.verdict == REJECTED and self.supervisor.interrupted:
-            problem = (
-                f'interrupted, exit code {outcome.code}'  # the signal may be all that it meant
-            )
+            # The signal may be all that the code means.
+            problem = f'interrupted, exit code {outcome.code}'
             return Outcome(TEMPORARY, TRY_LATER, problem, tool.name)
         return outcome
 
@@ -372,9 +363,7 @@ class Login:
     def fill_pipe(self) -> 'Pipe':
         """Return a pipe that holds the triple, and ends behind it. Raises OSError."""
         pipe = Pipe()
-        posix.write(
-            pipe.writer, memoryview(self.triple)[: self.size]
-        )  # an empty pipe has room for it
+        posix.write(pipe.writer, memoryview(self.triple)[: self.size])  # an empty pipe holds it
         pipe.close_end(pipe.writer)
         return pipe
 
@@ -455,9 +444,7 @@ def judge_login(
 
 
 def end_by_signal(code: int) -> None:
-    """End this process as its session has ended, if code is minus a signal, but without a core
-    file.
-    """
+    """If code is minus a signal, end by that, as the session has, but without a core file."""
     if code >= 0:
         return
     import resource
@@ -471,9 +458,9 @@ def end_by_signal(code: int) -> None:
 
 
 def reserve_descriptors() -> None:
-    """Fill descriptors 0 to 8 where they are closed, so that the pipes made later leave them alone:
-    tools and progs in shell give these numbers meanings of their own. No child inherits the
-    fillers.
+    """Fill those of the descriptors 0 to 8 that are closed, so that later pipes leave them alone.
+
+    Tools and progs in shell give these numbers a meaning of their own. They are not inherited.
     """
     reader, writer = posix.pipe()  # not an opened folder, which some user might not be able to read
     posix.close(writer)
@@ -572,9 +559,7 @@ class ReportPipes:
         self.answer.close()
 
     def close_the_steps_ends(self) -> None:
-        """Close here what the tool has inherited, so that the report pipe ends with its last
-        holder.
-        """
+        """Close what the tool has inherited, so that the report pipe ends with its last holder."""
         self.report.close_end(self.report.writer)
         self.answer.close_end(self.answer.reader)
 
@@ -589,9 +574,8 @@ class ReportPipes:
     def make_argument(self, to_stderr: bool) -> str:
         """Return what the report step has to know, as one word that no tool takes for an option.
 
-        For example qmail_pwrap.report:11.7340.13:12.7341.13:1723:syslog, that is: each of the
-        step's two ends (descriptor, and the identity of the pipe), the process group for prog, the
-        log.
+        For example qmail_pwrap.report:11.7340.13:12.7341.13:1723:syslog. That is: the step's end of
+        each pipe (descriptor, and file_identity() of the pipe), prog's process group, and the log.
         """
         ends = [f'{end}.{file_identity(end)}' for end in (self.report.writer, self.answer.reader)]
         destination = 'stderr' if to_stderr else 'syslog'
@@ -633,9 +617,7 @@ def exchange_report(report_writer: int, answer_reader: int) -> bool:
 
 
 def become(prog: 'list[bytes]', environment: 'dict[bytes, bytes]', log: 'Log') -> None:
-    """Become prog, looked up on PATH as execvp(3) does; return only if it cannot be run, and log
-    that.
-    """
+    """Become prog, looked up on PATH as by execvp(3). If it cannot be run, log that and return."""
     for number in IGNORED_BY_PYTHON:
         _signal.signal(number, _signal.SIG_DFL)
     folders = [b'']
@@ -704,8 +686,9 @@ class Supervisor:
         self.mask_found = _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGCHLD])
 
     def start(self, command: 'list[bytes]', environment: 'dict[bytes, bytes]', triple: int) -> None:
-        """Start a command, with triple as its descriptor 3, in a process group for it. Raises
-        OSError.
+        """Start a command as the child. Raises OSError.
+
+        triple: the descriptor that becomes the child's descriptor 3.
         """
         former_group = posix.getpgrp()
         group = choose_group()
@@ -724,8 +707,7 @@ class Supervisor:
         self.child = Child(pid, pid if group == GROUP_LED_BY_THE_TOOL else group)
 
     def wait(self, report: 'int | None', seconds: int) -> str:
-        """Wait for the child. Return what has ended the wait: REPORTED, ENDED, TIMED_OUT,
-        INTERRUPTED.
+        """Wait for the child. Return REPORTED, ENDED, TIMED_OUT or INTERRUPTED.
 
         report: the descriptor of the report pipe, or None. seconds: the time limit, 0 for none.
         """
@@ -782,9 +764,7 @@ class Supervisor:
         return self.child is None
 
     def is_stopped(self) -> bool:
-        """Tell whether no tool may be asked any more: the login was interrupted, or a tool still
-        runs that cannot be killed.
-        """
+        """Tell whether no more tools may be asked: interrupted, or one could not be killed."""
         self.pass_signals_on()
         return self.interrupted or self.child is not None
 
@@ -798,9 +778,10 @@ class Supervisor:
         return self.wait(None, 2) == ENDED
 
     def wait_for_session(self) -> int:
-        """Wait for the end of the session, if there is one, and pass signals on to it. This process
-        holds no descriptor meanwhile, so that what the session closes is closed. Return its
-        code.
+        """Wait for the end of the session, if there is one, and pass signals on to it.
+
+        This process holds no descriptor meanwhile, so that what the session closes is closed.
+        Returns its exit code, or minus the signal that ended it.
         """
         if self.child is None:
             return self.code
@@ -845,8 +826,7 @@ GROUP_LED_BY_THE_TOOL = 0  # what setpgid(2) calls a new group
 
 
 def choose_group() -> int:
-    """Return the process group to start a tool in, and join it as long as that is this process's
-    own.
+    """Return the process group to start a tool in; this process goes there, until it is started.
 
     A tool gets a group of its own so that it can be killed with all that it has started. But it
     must not lead that group, unless it would without us. At stake: setsid(1) forks if it leads a
@@ -885,6 +865,12 @@ DEFAULTS = {
     'empty': '0',
     'name': '',
 }
+CHOICES = {
+    'auth': ('0', '1'),
+    'log': ('syslog', 'stderr'),
+    'failure': ('last', 'temporary'),
+    'empty': ('0', '1'),
+}
 NAME_CHARACTERS = frozenset('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-')
 LONGEST_TIMEOUT = 86400  # seconds
 WRITABLE_BY_OTHERS = 0o022
@@ -907,9 +893,7 @@ class Tool:
         self.wanted = [one for one in self.patterns if not one.startswith(b'!')] or [b'*']
 
     def serves(self, login: bytes) -> bool:
-        """Tell whether this tool may see the password of a login. ASCII letters match in any
-        case.
-        """
+        """Tell whether this tool may see a login's password. The case of ASCII letters is free."""
         login = login.lower()
         if any(matches(pattern, login) for pattern in self.barred):
             return False
@@ -920,9 +904,7 @@ class Tool:
 
 
 def matches(pattern: bytes, login: bytes) -> bool:
-    """Tell whether the whole login fits a pattern; "*" stands for any bytes, nothing else is
-    special.
-    """
+    """Tell whether a whole login fits. "*" stands for any bytes, nothing else is special."""
     first, *parts = pattern.split(b'*')
     if not parts:
         return login == first
@@ -983,8 +965,10 @@ class Configuration:
             self.refuse('no tool is enabled')
 
     def add_line(self, number: int, line: str) -> None:
-        """Add what a line says. Raises ValueError; its text repeats nothing of the line but the
-        name of a setting.
+        """Add what a line says.
+
+        Raises ValueError. Its text repeats nothing of the line but the name of a setting, as there
+        may be a password.
         """
         words = split_line(line)
         settings: 'dict[str, str]' = {}
@@ -1025,11 +1009,11 @@ def find_own_identities(program: str) -> 'set[str]':
 
 
 def read_configuration(program: str) -> Configuration:
-    """Return what the file that PWRAP_CONF names says, else the default one. program: as in
-    main().
+    """Return what the file says that PWRAP_CONF names, or else the default one.
+
+    program: as in main(). A file that cannot be read is a problem, no error.
     """
-    named = posix.environ.get(b'PWRAP_CONF', b'')
-    path = named or CONFIGURATION.encode()
+    path = posix.environ.get(b'PWRAP_CONF') or CONFIGURATION.encode()
     ignored = []
     if has_changed_ids():
         ignored = [name for name in ('PWRAP_CONF', 'AUTH') if posix.environ.get(name.encode())]
@@ -1058,18 +1042,8 @@ def read_configuration(program: str) -> Configuration:
     return configuration
 
 
-CHOICES = {
-    'auth': ('0', '1'),
-    'log': ('syslog', 'stderr'),
-    'failure': ('last', 'temporary'),
-    'empty': ('0', '1'),
-}
-
-
 def split_line(line: str) -> 'list[str]':
-    """Return the words of a line as a shell would split it, none for a comment. Raises
-    ValueError.
-    """
+    """Return the words of a line as a shell sees them, none for a comment. Raises ValueError."""
     if '\0' in line:
         raise ValueError('a NUL byte')
     if is_blank_or_comment(line):
@@ -1208,9 +1182,8 @@ def read_file(path: 'bytes | str') -> 'tuple[posix.stat_result, bytes]':
 
 
 def open_regular_file(path: 'bytes | str') -> int:
-    """Open a file for reading, without waiting for anybody. Raises OSError, also if it is not
-    regular.
-    """
+    """Open a file for reading. Raises OSError, also for anything but a regular file."""
+    # A fifo without a writer must not block, nor may a terminal become ours.
     descriptor = posix.open(path, posix.O_RDONLY | posix.O_NONBLOCK | posix.O_NOCTTY)
     if posix.fstat(descriptor).st_mode & FILE_TYPE != REGULAR_FILE:
         posix.close(descriptor)
@@ -1231,9 +1204,7 @@ class Log:
         self.to_stderr = False
 
     def write(self, line: str, priority: int = syslog.LOG_ERR) -> None:
-        """Write one line, by default about something that is wrong. Where there is no log, do
-        nothing.
-        """
+        """Write one line, by default about something wrong; nothing happens where no log is."""
         if not self.to_stderr:
             syslog.openlog('qmail-pwrap', syslog.LOG_PID, syslog.LOG_MAIL)
             syslog.syslog(priority, line)
@@ -1245,9 +1216,10 @@ class Log:
 
 
 def escape(data: bytes, limit: int) -> str:
-    """Return data as one printable word without quote, backslash or "=" (such bytes become \\xHH),
-    so that it cannot look like a field of a log line. What exceeds limit characters becomes
-    \\...
+    """Return data as one printable word that cannot look like a field of a log line.
+
+    Blanks, quotes, backslashes, "=" and all that is not printable ASCII become \\xHH. What exceeds
+    limit characters becomes \\... (so the result has at most limit + 4).
     """
     characters = []
     for byte in data[: limit + 1]:
@@ -1441,8 +1413,9 @@ def show_shell_command(command: str) -> None:
 
 
 def check(program: str, operands: 'list[str]') -> int:
-    """Show what a login would read, all that is wrong or doubtful, and which tools would be asked
-    for LOGIN, if that is given. Return 1 if something is wrong, else 0. Runs no tool.
+    """Show what a login would read, and all that is wrong or doubtful. Runs no tool.
+
+    operands: a login whose tools are to be shown, or nothing. Returns 1 if something is wrong.
     """
     configuration = read_configuration(program)
     states = [describe_state(tool.command[0]) for tool in configuration.tools]
@@ -1483,8 +1456,6 @@ def show_settings(configuration: Configuration) -> None:
 
 def show_tool(number: int, tool: Tool, state: str) -> None:
     """Print a paragraph about a tool."""
-    import textwrap
-
     command = ' '.join(escape(word, 300).replace('\\x3d', '=') for word in tool.command)
     settings = f'users={tool.shown_users()} timeout={tool.timeout or "none"}'
     if tool.refused:
@@ -1493,8 +1464,7 @@ def show_tool(number: int, tool: Tool, state: str) -> None:
         settings += ' empty=1'
     print(f'{number}  {tool.name}')
     for text in (command, settings, f'state: {state}'):
-        lines = textwrap.wrap(text, WIDTH - 3, break_long_words=False, break_on_hyphens=False)
-        print(textwrap.indent('\n'.join(lines), '   '))
+        print(f'   {wrap(text, WIDTH - 3)}')
     print()
 
 
@@ -1559,9 +1529,7 @@ def add_advice(configuration: Configuration, problem: Problem) -> str:
 
 
 def find_advice(line: str, why: str) -> str:
-    """Return what to do about a line of the configuration that is wrong; empty if that is not
-    known.
-    """
+    """Return what to do about a line that is wrong; empty if that is not known."""
     import difflib
 
     if line.startswith(('\xef\xbb\xbf', '\xff\xfe', '\xfe\xff')):
@@ -1570,15 +1538,17 @@ def find_advice(line: str, why: str) -> str:
     for word in words:
         if (word.startswith('users=') and word.endswith(',')) or word.startswith(','):
             return 'put no blank before or after the comma'
-    if words and why.startswith('unknown setting') and words[0].partition('=')[0].isupper():
-        return 'to set a variable for a tool, put /usr/bin/env in front'
-    for word in words:
-        name, equals, _ = word.partition('=')
-        if equals and name not in DEFAULTS and not name.startswith('/'):
-            close = difflib.get_close_matches(name.lower(), DEFAULTS, 1)
-            return keep_together(f'did you mean {close[0]}=?') if close else ''
     if '=' in words:
         return 'put no blank before or after ='
+    if not why.startswith('unknown setting'):
+        return ''
+    for word in words:
+        name, equals, _ = word.partition('=')
+        close = difflib.get_close_matches(name.lower(), DEFAULTS, 1)
+        if equals and close and name not in DEFAULTS:
+            return keep_together(f'did you mean {close[0]}=?')
+    if words[0].partition('=')[0].isupper():
+        return 'to set a variable for a tool, put /usr/bin/env in front'
     return ''
 
 
@@ -1597,9 +1567,7 @@ def find_doubts(configuration: Configuration, program: str) -> 'list[str]':
         where = f'{configuration.path}:{tool.number}: {tool.name}'
         doubts += [f'{where}: {doubt}' for doubt in find_doubts_about(tool)]
         if calls_itself(tool, configuration, program):
-            doubts.append(
-                f'{where}: the wrapper with this same file, it would call itself for ever'
-            )
+            doubts.append(f'{where}: the wrapper with this same file would call itself for ever')
     doubts += find_unsafe_places(configuration, program)
     return list(dict.fromkeys(doubts))
 
@@ -1667,9 +1635,7 @@ def calls_itself(tool: Tool, configuration: Configuration, program: str) -> bool
 
 
 def find_compiled_form() -> str:
-    """Return the path of the compiled form that the installed command uses; empty if the script
-    stands alone.
-    """
+    """Return the path of the compiled form, empty where no installed command would use it."""
     import importlib.util
     import os
 
@@ -1718,9 +1684,7 @@ def find_unsafe_places(configuration: Configuration, program: str) -> 'list[str]
 
 
 def find_changeable(path: str) -> 'list[str]':
-    """Return the places on the way to a file that others than root and the running user can
-    change.
-    """
+    """Return the places on the way to a file that not only root and this user can change."""
     import os
     import stat
 
@@ -1741,6 +1705,7 @@ def find_unreadable(path: str) -> 'list[str]':
     import os
 
     doubts = []
+    path = os.path.abspath(path)
     for place in find_way(path):
         needed = 0o001
         if place in (path, os.path.dirname(path)):
@@ -1801,9 +1766,8 @@ class Listener:
         elif outcome.verdict == SKIPPED:
             said = outcome.problem
         else:
-            said = (
-                f'{outcome.problem.partition(",")[0] or outcome.verdict}  exit code {outcome.code}'
-            )
+            what = outcome.problem.partition(',')[0] or outcome.verdict
+            said = f'{what}  exit code {outcome.code}'
         is_good = None if outcome.verdict == NOT_ASKED else outcome.verdict == ACCEPTED
         line = f'{self.number}  {tool.name}  {said}  {milliseconds:.0f} ms'
         self.show(mark(line, is_good, self.output))
@@ -1815,8 +1779,10 @@ class Listener:
 
 
 def try_login(program: str, login: str) -> int:
-    """Try a login as a server would, and show it. Return the exit code that the server would get;
-    or MISUSED if a tool lets everybody in. Raises OSError.
+    """Try a login as a server would, and show it.
+
+    Returns the exit code that the server would get, or MISUSED if a tool lets everybody in, or what
+    says that a signal has ended this. Raises OSError.
     """
     import os
     import resource
@@ -1832,9 +1798,7 @@ def try_login(program: str, login: str) -> int:
         password = ask_password(has_input)
         configuration = read_configuration(program)
         if configuration.values['auth'] == '0' and not configuration.problems:
-            show(
-                'auth=0: a login would be let in unchecked; the tools are asked all the same', None
-            )
+            show('auth=0: everybody would be let in; the tools are asked all the same', None)
         show_judge(program, f'--test {quote_word(login)}', f'{configuration.path} is tried as')
         code, notes = run_login(program, make_triple(os.fsencode(login), password), None)
         if notes:
@@ -1873,8 +1837,7 @@ def make_triple(login: bytes, password: bytes) -> bytes:
 def run_login(program: str, triple: bytes, tool: 'Tool | None') -> 'tuple[int, str]':
     """Decide a login, or ask one tool, in a process as a server's: without terminal and input.
 
-    Returns its exit code, and what the listener has noted. Raises Stopped once that process is
-    gone.
+    Returns its exit code, and what was noted there. Raises Stopped once that process is gone.
     """
     import os
 
@@ -1894,8 +1857,9 @@ def run_login(program: str, triple: bytes, tool: 'Tool | None') -> 'tuple[int, s
             for number in STOPPING:
                 _signal.signal(number, _signal.SIG_IGN)
             print(flush=True)  # behind the ^C
-            send_signal(child, _signal.SIGTERM)
-            os.waitpid(child, 0)
+            while os.waitpid(child, os.WNOHANG) == (0, 0):
+                send_signal(-child, _signal.SIGTERM)
+                time.sleep(0.05)
             raise
         return code, os.read(notes.reader, 1000).decode()
 
@@ -1907,9 +1871,16 @@ def be_login(program: str, triple: int, notes: int, mask: 'set[int]', tool: 'Too
     code = TRY_LATER
     try:
         os.setsid()
+        for number in STOPPING:  # still blocked; for the login below
+            _signal.signal(number, _signal.SIG_IGN)
+        # The login is a process of its own, as it must lead neither session nor group: see
+        # choose_group(). This one is there to be waited for.
+        child = os.fork()
+        if child != 0:
+            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            return
         for number in STOPPING:
-            if _signal.getsignal(number) != _signal.SIG_IGN:
-                _signal.signal(number, _signal.SIG_DFL)
+            _signal.signal(number, _signal.SIG_DFL)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         listener = Listener(os.dup(1), notes)
         null = os.open(os.devnull, os.O_RDWR)
@@ -1932,8 +1903,9 @@ def be_login(program: str, triple: int, notes: int, mask: 'set[int]', tool: 'Too
 def ask_again(program: str, login: bytes, tool: Tool, code: int) -> int:
     """Ask the tool that has accepted for a random password, and show whether it lets everybody in.
 
-    Some tools run prog when they refuse: their own chain is the command line. Returns code, or
-    MISUSED.
+    Some tools run prog when they refuse: their own chain is the command line.
+
+    code: with which the first question has ended. Returns that, or MISUSED.
     """
     import os
 
@@ -1942,7 +1914,6 @@ def ask_again(program: str, login: bytes, tool: Tool, code: int) -> int:
     if len(password) < 16:
         show('not asked again: no room for a random password beside so long a login', None)
         return code
-
     second, notes = run_login(program, make_triple(login, password), tool)
     if second == ACCEPT:
         show(f'{tool.name} LETS EVERYBODY IN: it has accepted a random password, too', False)
