@@ -1256,7 +1256,7 @@ COMMANDS = {  # how many words each may have behind it
 WIDTH = 80  # columns
 STOPPED = 128  # exit code of a command that a signal has ended: this plus its number
 STOPPING = (_signal.SIGINT, _signal.SIGHUP, _signal.SIGTERM, _signal.SIGQUIT)
-READABLE_BY_OTHERS = 0o044
+READABLE_BY_OTHERS = 0o055  # a folder may be open without being readable
 NO_BREAK = '\0'  # stands for a blank at which no line is broken
 
 
@@ -1672,14 +1672,24 @@ def find_unsafe_places(configuration: Configuration, program: str) -> 'list[str]
 
     file = os.fsdecode(configuration.file)
     tools = [os.fsdecode(tool.command[0]) for tool in configuration.tools]
-    doubts = []
-    if os.path.isfile(file) and not os.stat(file).st_mode & READABLE_BY_OTHERS:
-        doubts.append(f'nobody but its owner can read {configuration.path}')
+    doubts = find_private(file)
     for path in (program, __file__, find_compiled_form(), file, *tools):
         if os.path.exists(path):
             doubts += find_changeable(path)
     for path in (program, __file__):
         doubts += find_unreadable(path)
+    return doubts
+
+
+def find_private(path: str) -> 'list[str]':
+    """Return the places on the way to the configuration that only their owner can read."""
+    import os
+
+    doubts = []
+    for place in find_way(path):
+        if os.path.exists(place) and not os.stat(place).st_mode & READABLE_BY_OTHERS:
+            who = keep_together(f'nobody but its owner can read {printable(place)}:')
+            doubts.append(f'{who} a server of another user fails with 111')
     return doubts
 
 
