@@ -223,14 +223,14 @@ def hide_proc() -> None:
 # What is missing
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _lacks_root() -> str:
     if os.geteuid() != 0:
         return 'only root can do this'
     return '' if succeeds_in_a_child(drop_root) else 'this root cannot become another user'
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _lacks_namespaces() -> str:
     if os.geteuid() != 0:
         return 'only root can do this'
@@ -242,7 +242,7 @@ def _lacks_proc() -> str:
     return '' if os.path.exists('/proc/self/stat') else '/proc is not mounted'
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _lacks_terminals() -> str:
     try:
         for number in pty.openpty():
@@ -272,7 +272,7 @@ def somebody_logs() -> bool:
     return True
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _lacks_syslog() -> str:
     """Say why nobody can listen here, in the system's place or unseen by it."""
     if os.geteuid() != 0:
@@ -282,7 +282,7 @@ def _lacks_syslog() -> str:
     return _lacks_namespaces() or lacks('util-linux', 'mount')
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _lacks_strace() -> str:
     strace = program('strace')
     if not strace:
@@ -297,7 +297,7 @@ def _lacks_strace() -> str:
     return '' if done.returncode == 0 else 'strace is not allowed here'
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _lacks_users() -> str:
     """Say why no system user can be made."""
     writable = os.access('/etc/passwd', os.W_OK) and os.access('/etc', os.W_OK)
