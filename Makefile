@@ -172,7 +172,7 @@ help:
 	@echo 'make uninstall  remove what was installed, but not control/pwrap.conf'
 
 demo:
-	@python3 -m tests.demo
+	@python3 -m tests.harness.demo
 
 test:
 	python3 -m unittest $(TESTFLAGS)
@@ -189,7 +189,7 @@ test-deps:
 	@sh -ec "$$script"
 
 bench:
-	@python3 tests/bench.py
+	@python3 -m tests.harness.bench
 
 # $(value): as they were given, so that a dollar sign is seen and not expanded
 install uninstall: export home := $(value QMAILHOME)

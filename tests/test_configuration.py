@@ -6,7 +6,8 @@ import re
 import shutil
 import subprocess
 
-from tests.support import ACCEPTS, REJECTS, TOP, TRIPLE, Case, needs_root, read_file
+from tests.harness.logins import ACCEPTS, REJECTS, TRIPLE, Case, read_file
+from tests.harness.machine import TOP, needs
 
 ERRORS = [  # a line, and what the log says is wrong with it
     ('nonsense', 'neither a setting'), ('bin/tool', 'neither a setting'), ('./tool x', 'neither a setting'),
@@ -79,7 +80,7 @@ class Errors(Case):
                 os.chmod(self.conf, mode)
                 self.check('others can write to it; mend it with: chmod go-w ' + self.conf)
 
-    @needs_root
+    @needs('root')
     def test_owner(self):
         """A file that belongs to another user than root or the one that the wrapper runs as is refused."""
         self.configure(self.path('yes'))
@@ -93,7 +94,7 @@ class Errors(Case):
         os.chmod(self.folder, 0o777)
         self.assertEqual(self.login('true', before=become_12345).code, 0)
 
-    @needs_root
+    @needs('root')
     def test_setuid(self):
         """Where real and effective uid or gid differ, PWRAP_CONF is ignored."""
         self.configure(self.path('yes'))

@@ -9,7 +9,8 @@ import subprocess
 import time
 import unittest
 
-from tests.support import ACCEPTS, REJECTS, RESULT, TOP, Case, read_file
+from tests.harness.logins import ACCEPTS, REJECTS, RESULT, Case, read_file
+from tests.harness.machine import TOP
 
 FORGED = '203.0.113.9'  # stands in what clients say, and must never be banned
 FORGERIES = [

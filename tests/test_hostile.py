@@ -19,8 +19,9 @@ import string
 import termios
 import unittest
 
-from tests.servers import SyslogListener
-from tests.support import ACCEPTS, REJECTS, SCRIPT, TRIPLE, Case, alive, needs_root, read_file, wait_until
+from tests.harness.logins import ACCEPTS, REJECTS, TRIPLE, Case, alive, read_file, wait_until
+from tests.harness.machine import SCRIPT, needs
+from tests.harness.syslog import SyslogListener
 
 SOMEBODY = 64123  # user and group ids that nobody has, so that no other process counts against their limits
 SOMEBODY_ELSE = 64125
@@ -205,7 +206,7 @@ class Tools(HostileCase):
         self.assertGreater(len(helpers), 3)
         wait_until(lambda: not any(map(alive, helpers)), 'the helpers are gone')
 
-    @needs_root
+    @needs('root')
     def test_hangs_and_cannot_be_killed(self):
         """Where a hung tool cannot be killed, the chain ends: nobody else gets the password, 111."""
         # The wrapper runs without root, with nothing but the right to change its uid (CAP_SETUID), which the tool
@@ -330,7 +331,7 @@ class Tools(HostileCase):
 
 
 class System(HostileCase):
-    @needs_root
+    @needs('root')
     def test_no_more_processes(self):
         """Where no process can be started the login fails temporarily; a process at a time is enough to log in."""
         command = self.copy_for_others()
@@ -486,7 +487,7 @@ class System(HostileCase):
                                    before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)))
                 self.assertEqual((login.code, login.log()), (0, []))
 
-    @needs_root
+    @needs('root')
     def test_nothing_takes_the_place_of_descriptor_3(self):
         """Where descriptor 3 is closed and something has to be logged at once, the log is not read as the triple."""
         with SyslogListener() as syslog:
@@ -629,7 +630,7 @@ class Settings(HostileCase):
         self.check_invalid({self.path('a' * 5000): 'File name too long',
                             self.path('\udcff\udce4'): r'\\xff\\xe4: No such'})
 
-    @needs_root
+    @needs('root')
     def test_not_safe_from_others(self):
         """A configuration that somebody else owns or can write to is not used, and the log says how to mend that."""
         files = {}
@@ -644,7 +645,7 @@ class Settings(HostileCase):
         files[link] = f'^{re.escape(link)}: .*chown'
         self.check_invalid(files)
 
-    @needs_root
+    @needs('root')
     def test_for_a_service_that_is_not_root(self):
         """A service's own user or root may own its configuration, nobody else; and it must be able to read it."""
         command = self.copy_for_others()

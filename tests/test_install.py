@@ -11,19 +11,10 @@ import sys
 import tempfile
 import unittest
 
-from tests import servers
-from tests.support import (
-    ACCEPTS,
-    PYTHON,
-    REJECTS,
-    TOP,
-    TRIPLE,
-    Case,
-    drop_root,
-    needs_root,
-    read_file,
-    someone,
-)
+from tests.harness import servers
+from tests.harness.logins import ACCEPTS, REJECTS, TRIPLE, Case, read_file
+from tests.harness.machine import PYTHON, TOP, drop_root, someone, needs
+from tests.harness.syslog import SyslogListener
 
 QUICK, SESSION = ('true',), ('/bin/sh', '-c', 'exit 0')
 NAMES = ('qmail-pwrap', 'qmail_pwrap.py')
@@ -278,7 +269,7 @@ class Install(Installation):
         self.make('uninstall')
         self.assertFalse(os.path.exists(self.dest))
 
-    @needs_root
+    @needs('root')
     def test_without_root(self):
         """An ordinary user with a copy of the tree can install into a DESTDIR, use it and uninstall it."""
         home = tempfile.mkdtemp(prefix='pwrap-nobody-')
@@ -314,11 +305,11 @@ class Example(Installation):
         self.assertEqual(code, 1)
         self.assertIn(f'{self.example}: no tool is enabled', output)
 
-    @needs_root
+    @needs('root')
     def test_says_so(self):
         """The example installed as it is says in the system log that no tool is enabled, and result=temporary."""
         self.make('install')
-        with servers.SyslogListener() as log:
+        with SyslogListener() as log:
             command = tuple(log.command(self.command))
             login = self.login(command=(shutil.which(command[0]), *command[1:]), env={'PWRAP_CONF': self.example})
             self.assertEqual(login.code, 111)
@@ -455,7 +446,7 @@ os.execv(argv[0], argv)''')
                     self.assertEqual(code, 0, output)
                     self.assertRegex(output, f'warning: {re.escape(form)}: missing or stale')
 
-    @needs_root
+    @needs('root')
     def test_unreadable_form(self):
         """--check by a user who cannot read the compiled form says so, instead of failing itself."""
         self.tool('yes', ACCEPTS)
@@ -534,11 +525,11 @@ os.execv(argv[0], argv)''')
                 self.assertIn(login.code, (7, 111))
                 self.assertEqual((login.output(1), login.output(2)), (b'', b''))
 
-    @needs_root
+    @needs('root')
     def test_script_missing_is_logged(self):
         """Where the script is missing, the system log says so, and has the login's result=temporary."""
         os.unlink(self.script)
-        with servers.SyslogListener() as log:
+        with SyslogListener() as log:
             command = tuple(log.command(self.command))
             self.login('true', command=(shutil.which(command[0]), *command[1:]))
             log.wait_for(r'^qmail_pwrap\.py cannot be loaded: ')
@@ -557,17 +548,17 @@ os.execv(argv[0], argv)''')
         self.assertFalse(os.path.exists(self.path('imported')), os.path.exists(self.path('imported')) and read_file(self.path('imported')))
 
 
-@servers.needs("root", "qpsmtpd")
+@needs("root", "qpsmtpd")
 class RealServer(Installation):
     def test_qpsmtpd(self):
         """qpsmtpd with the installed command accepts and refuses, with each Python, with its default configuration."""
         self.place(self.path('qmail'), '')
         users = self.write('users', 'alice:secret of alice\nbob:secret of bob\n')
-        with servers.SyslogListener() as log:
+        with SyslogListener() as log:
             for tag, python in pythons().items():
                 with self.subTest(python=python):
                     self.make('install', python)
-                    self.write('qmail/control/pwrap.conf', f'{TOP}/tests/demo_tool /dev/null\n{TOP}/tests/demo_tool {users}\n')
+                    self.write('qmail/control/pwrap.conf', f'{TOP}/tests/harness/demo_tool /dev/null\n{TOP}/tests/harness/demo_tool {users}\n')
                     with servers.Qpsmtpd(pathlib.Path(self.path('server' + tag)), self.installed, pathlib.Path(self.folder), {}, log) as server:
                         for mechanism in ('PLAIN', 'LOGIN'):
                             self.assertEqual(servers.smtp_login(server.port, mechanism, 'alice', 'secret of alice'), 235)

@@ -20,19 +20,8 @@ import termios
 import time
 import unittest
 
-from tests.support import (
-    ACCEPTS,
-    PYTHON,
-    TRIPLE,
-    Case,
-    alive,
-    needs_public_python,
-    needs_root,
-    read_file,
-    readable,
-    someone,
-    wait_until,
-)
+from tests.harness.logins import ACCEPTS, TRIPLE, Case, alive, read_file, readable, wait_until
+from tests.harness.machine import PYTHON, someone, needs
 
 PASSED_ON = [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
              signal.SIGALRM]
@@ -152,7 +141,6 @@ class Invisible(Case):
     def setUp(self):
         super().setUp()
         self.ready = self.path('ready')
-        os.mkdir(self.path('bin'))
         self.search = f'{self.path("bin")}:/usr/bin:/bin'
         self.yes = self.tool('yes', ACCEPTS)
         self.configure(self.yes)
@@ -811,8 +799,8 @@ if options != [('-d', ''), ('-v', 'x'), ('--debug', '')]: os._exit(2)
         self.assertEqual(self.login('true', command=copy).code, 0)
         return copy
 
-    @needs_root
-    @needs_public_python
+    @needs('root')
+    @needs('public python')
     def test_changes_uid(self):
         """A tool that changes its uid first works: prog is who the tool made it, and in the right group."""
         uid, gid = someone()
@@ -821,8 +809,8 @@ if options != [('-d', ''), ('-v', 'x'), ('--debug', '')]: os._exit(2)
         login = self.login('/bin/sh', '-c', 'ps -o pgid= -p $$', command=copy, before=os.setpgrp)
         self.assertEqual(login.output(1).strip(), b'%d' % login.pid)
 
-    @needs_root
-    @needs_public_python
+    @needs('root')
+    @needs('public python')
     @unittest.skipUnless(shutil.which('sudo'), 'needs sudo')
     def test_sudo(self):
         """A tool that runs prog by sudo, which forks, changes the uid and closes what it inherited, accepts with 0 and
@@ -989,12 +977,12 @@ class Systems(Invisible):
         """Everything works where os.pidfd_open is missing."""
         self.everything(self.copy('import posix\n', "import posix\nposix.__dict__.pop('pidfd_open', None)\n"))
 
-    @needs_root
+    @needs('root')
     def test_no_proc(self):
         """Everything works where /proc is missing."""
         self.everything(None, hide_proc)
 
-    @needs_root
+    @needs('root')
     def test_environment_without_proc(self):
         """Where /proc is missing, LC_CTYPE is not added, and is not taken away where it was C.UTF-8."""
         self.configure(ENV)

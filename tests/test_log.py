@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 
-from tests.support import ACCEPTS, REJECTS, TRIPLE, Case, read_file
+from tests.harness.logins import ACCEPTS, REJECTS, TRIPLE, Case, read_file
 
 HOSTILE = [b'"', b'\\', b'\\"', b'a" tool=/bin/x user="b', b'bob result=accepted', b'a\nqmail-pwrap[1]: result=accepted',
            b'\r\n\r\n', b'\x1b[2J\x1b]0;x\x07', b'x ip=203.0.113.9', b'\xe4\xf6\xff', '\u202euser'.encode(), b'\x00'[:0],

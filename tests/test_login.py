@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 
-from tests.support import ACCEPTS, REJECTS, TRIPLE, Case, read_file, readable, wait_until
+from tests.harness.logins import ACCEPTS, REJECTS, TRIPLE, Case, read_file, readable, wait_until
 
 QUICK, SESSION = ('true',), ('/bin/sh', '-c', 'exit 0')  # prog for which the exit code is enough; any other
 

@@ -10,19 +10,9 @@ import signal
 import subprocess
 import time
 
-from tests.servers import SyslogListener
-from tests.support import (
-    ACCEPTS,
-    REJECTS,
-    RESULT,
-    SCRIPT,
-    Case,
-    drop_root,
-    needs_root,
-    read_file,
-    someone,
-    wait_until,
-)
+from tests.harness.logins import ACCEPTS, REJECTS, RESULT, Case, read_file, wait_until
+from tests.harness.machine import SCRIPT, drop_root, someone, needs
+from tests.harness.syslog import SyslogListener
 
 PASSWORD = 'Wr0ng+hOrse'  # long and odd enough to be found wherever it stands
 
@@ -274,7 +264,7 @@ class Problems(Person):
                 subprocess.run(['/bin/sh', '-c', f'chmod go-w {self.conf}'], check=True)
                 self.assertEqual(self.check()[0], 0)
 
-    @needs_root
+    @needs('root')
     def test_owner(self):
         """A file that belongs to somebody else is a problem, with the command that mends it."""
         self.tool('yes', ACCEPTS)
@@ -285,7 +275,7 @@ class Problems(Person):
         self.assertIn(f'chown root {self.conf}', '\n'.join(lines))
         self.assertEqual(self.check(before=drop_root)[0], 0)  # it is that user's own
 
-    @needs_root
+    @needs('root')
     def test_judged_for(self):
         """--check judges for the user that runs it: what only root can run or read is a problem for another user."""
         self.tool('yes', ACCEPTS)
@@ -378,7 +368,7 @@ class Warnings(Person):
         os.chmod(self.path('links'), 0o777)
         self.assert_warned(f'others can change {re.escape(self.path("links"))},')
 
-    @needs_root
+    @needs('root')
     def test_somebody_elses(self):
         """A tool or folder that belongs to another user is one that others can change."""
         os.mkdir(self.path('theirs'))
@@ -442,7 +432,7 @@ class Service(Person):
                     without_times = [re.sub(r'\d+ ms|ms=\d+', '', text) for text in (output, again.stdout)]
                     self.assertEqual(*without_times)
 
-    @needs_root
+    @needs('root')
     def test_su(self):
         """With USER replaced, the suggested command judges for that user."""
         _, lines = self.check()
@@ -638,7 +628,7 @@ os.execv(argv[0], argv)''')
         self.assertEqual(self.try_login(given=b'password\nsecond line\n')[0], 1)
         self.assertEqual(read_file(self.path('input')), b'')
 
-    @needs_root
+    @needs('root')
     def test_logs_nothing(self):
         """--test and --check log nothing, whether the file is good or not."""
         self.tool('crash', 'kill -SEGV $$')

@@ -5,96 +5,72 @@ qmail-smtpd itself is the stand-in of standins.py, and env stands in for tcp-env
 
 from __future__ import annotations
 
-import subprocess
+import os
 from pathlib import Path
 
-from tests import servers
-from tests.support import SCRIPT, TOP, TRIPLE, Case, wait_until
+from tests.harness import machine, servers
+from tests.harness.logins import TRIPLE, WAYS, Case, read_file
+from tests.harness.machine import needs
+from tests.harness.processes import Process
 
-TOOL = Path(TOP) / "tests" / "demo_tool"
-LOGINS = (("alice", "wonderland", 235), ("alice", "wrong", 535), ("bob", "wonderland", 535))
-
-
-class Xinetd(servers.Server):
-    """xinetd with one service, on a port of its own."""
-
-    def __init__(self, folder: Path, words: list[str]) -> None:
-        super().__init__(folder, {})
-        self.words = words
-
-    def command(self) -> list[str]:
-        service = f"""
-service pwrap
-{{
-    type        = UNLISTED
-    socket_type = stream
-    protocol    = tcp
-    wait        = no
-    user        = root
-    bind        = {servers.LOOPBACK}
-    port        = {self.port}
-    server      = {self.words[0]}
-    server_args = {" ".join(self.words[1:])}
-}}
-"""
-        path = servers.write_file(self.folder / "xinetd.conf", service)
-        return [servers.program("xinetd"), "-dontfork", "-stayalive", "-pidfile", str(self.folder / "pid"), "-f", str(path)]
-
-
-class SystemdSocket(servers.Server):
-    """A socket with Accept=yes, as systemd's own tool for trying one makes it."""
-
-    def __init__(self, folder: Path, words: list[str]) -> None:
-        super().__init__(folder, {})
-        self.words = words
-
-    def command(self) -> list[str]:
-        listen = f"{servers.LOOPBACK}:{self.port}"
-        return [servers.program("systemd-socket-activate"), "-l", listen, "--accept", "--inetd", *self.words]
+TOOL = f'{machine.HARNESS}/demo_tool'
+ATTEMPTS = (('alice', 'wonderland', 235), ('alice', 'wrong', 535), ('bob', 'wonderland', 535))
 
 
 class RunFiles(Case):
     def setUp(self) -> None:
         super().setUp()
-        users = self.write("users", "alice:wonderland\n")
-        self.write("pwrap.conf", f"'{TOOL}' {users}\n")
-        self.words = ["/usr/bin/env", "PATH=/usr/bin:/bin", "TCPREMOTEIP=192.0.2.7", f"PWRAP_CONF={self.conf}",
-                      *servers.standin("smtpd", "-w", "0", SCRIPT, "/bin/true")]
+        users = self.write('users', 'alice:wonderland\n')
+        # Under xinetd and systemd descriptor 2 is the client, so the log is the system's.
+        self.write('pwrap.conf', f"'{TOOL}' {users}\n")
+        self.run_line = [
+            '/usr/bin/env',
+            'PATH=/usr/bin:/bin',
+            'TCPREMOTEIP=192.0.2.7',
+            f'PWRAP_CONF={self.conf}',
+            *servers.standin('smtpd', '-w', '0', machine.SCRIPT, '/bin/true'),
+        ]
 
     def log_in(self, port: int) -> None:
-        for login, password, code in LOGINS:
+        for login, password, code in ATTEMPTS:
             with self.subTest(login=login, password=password):
-                self.assertEqual(servers.smtp_login(port, "PLAIN", login, password), code)
+                self.assertEqual(servers.smtp_login(port, 'PLAIN', login, password), code)
 
-    @servers.needs("xinetd", "root")
+    @needs('xinetd', 'root')
     def test_xinetd(self) -> None:
         """Under xinetd, logins are accepted and refused as anywhere."""
-        with Xinetd(Path(self.folder) / "xinetd", self.words) as server:
+        with servers.Xinetd(Path(self.path('xinetd')), self.run_line) as server:
             self.log_in(server.port)
 
-    @servers.needs("systemd")
+    @needs('systemd')
     def test_systemd_socket(self) -> None:
         """Under a systemd socket with Accept=yes, logins are accepted and refused as anywhere."""
-        with SystemdSocket(Path(self.folder) / "systemd", self.words) as server:
+        with servers.SystemdSocket(Path(self.path('systemd')), self.run_line) as server:
             self.log_in(server.port)
 
-    @servers.needs("daemontools")
-    def test_softlimit(self) -> None:
-        """The memory limit that the README recommends is enough for a login with a session."""
-        with open(f"{TOP}/README.md") as file:
-            self.assertIn("softlimit -m 60000000", file.read())
-        for prog in (["/bin/true"], ["/bin/sh", "-c", "exit 7"]):
-            login = self.start(*prog, triple=b"alice\0wonderland\0\0",
-                               command=[servers.program("softlimit"), "-m", "60000000", SCRIPT])
-            self.assertEqual(login.wait().code, 0 if prog == ["/bin/true"] else 7)
+    @needs('daemontools')
+    def test_the_recommended_memory_limit_is_enough(self) -> None:
+        """Under softlimit with the bytes that the README recommends, a login works, with a session too."""
+        self.assertIn('softlimit -m 60000000', read_file(f'{machine.TOP}/README.md').decode())
+        command = [machine.program('softlimit'), '-m', '60000000', machine.SCRIPT]
+        for way in WAYS:
+            with self.subTest(way=way.name):
+                login = self.login(*way.prog, triple=b'alice\0wonderland\0\0', command=command)
+                self.assertEqual(login.code, way.code)
 
-    @servers.needs("daemontools")
-    def test_multilog(self) -> None:
-        """With log=stderr, multilog gets the lines as they are."""
+    @needs('daemontools')
+    def test_multilog_gets_the_lines_as_they_are(self) -> None:
+        """With log=stderr, multilog on descriptor 2 gets the lines of the log, and nothing else."""
         self.configure(f"'{TOOL}' {self.path('users')}")
-        command = [servers.program("multilog"), self.path("log")]
-        with subprocess.Popen(command, stdin=subprocess.PIPE) as multilog:
-            assert multilog.stdin
-            self.assertEqual(self.login("true", triple=TRIPLE, descriptors={2: multilog.stdin.fileno()}).code, 1)
-        current = wait_until(lambda: Path(self.path("log"), "current").read_text(), "multilog has written")
-        self.assertRegex(current, r'^qmail-pwrap\[\d+\]: result=rejected .* user="alice@example\.org"\n$')
+        reader, writer = os.pipe()
+        words = [machine.program('multilog'), self.path('log')]
+        multilog = Process(words, self.environment(), {0: reader})
+        self.run_process(multilog)
+        os.close(reader)
+        self.assertEqual(self.login('true', triple=TRIPLE, descriptors={2: writer}).code, 1)
+        os.close(writer)
+        multilog.wait()
+        current = Path(self.path('log'), 'current').read_text()
+        self.assertRegex(
+            current, r'^qmail-pwrap\[\d+\]: result=rejected .* user="alice@example\.org"\n$'
+        )

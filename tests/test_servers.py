@@ -10,8 +10,9 @@ import re
 import subprocess
 import unittest
 
-from tests import servers
-from tests.servers import MailHost, needs, standin
+from tests.harness import servers
+from tests.harness.machine import needs
+from tests.harness.servers import MailHost, standin
 
 SMTP_TOO = ("qpsmtpd",)
 MAILBOXES_TOO = ("dovecot-core", "dovecot-pop3d", "dovecot-imapd")
@@ -305,12 +306,12 @@ class UnderTcpserver(OnAMailHost):
         tools, carol = self.host.tools, self.host.carol
         self.host.configure(tools["checkpassword.login"], tools["cvm"], tools["checkapoppw"])
         port = self.popup()
-        with contextlib.closing(poplib.POP3(servers.LOOPBACK, port, timeout=servers.PATIENCE)) as client:
+        with contextlib.closing(poplib.POP3(servers.LOOPBACK, port, timeout=servers.LONG_ENOUGH)) as client:
             self.assertIn(carol.login.encode(), client.apop(carol.login, carol.password))
             self.assertEqual(client.stat(), (0, 0))
             client.quit()
         refused = self.assertRaisesRegex(poplib.error_proto, "-ERR authorization failed")
-        with contextlib.closing(poplib.POP3(servers.LOOPBACK, port, timeout=servers.PATIENCE)) as client, refused:
+        with contextlib.closing(poplib.POP3(servers.LOOPBACK, port, timeout=servers.LONG_ENOUGH)) as client, refused:
             client.apop(carol.login, "wrong")
         self.assert_logged(r"result=accepted .* tool=checkapoppw .*", r"result=rejected .* tool=checkapoppw code=1 .*")
 

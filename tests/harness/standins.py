@@ -20,26 +20,26 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-HOST = "mail.example.org"
+HOST = 'mail.example.org'
 SMTPD_WAIT = 5  # seconds that qmail-smtpd waits before it says 535
-ACCEPTED, REFUSED, CRASHED, UNWRITTEN = "accepted", "refused", "crashed", "unwritten"
+ACCEPTED, REFUSED, CRASHED, UNWRITTEN = 'accepted', 'refused', 'crashed', 'unwritten'
 SMTPD_REPLIES = {
-    ACCEPTED: "235 ok, go ahead (#2.0.0)",
-    REFUSED: "535 auth failure (#5.7.1)",
+    ACCEPTED: '235 ok, go ahead (#2.0.0)',
+    REFUSED: '535 auth failure (#5.7.1)',
     CRASHED: "454 oops, problem with child and I can't auth (#4.3.0)",
     UNWRITTEN: "454 oops, unable to write pipe and I can't auth (#4.3.0)",
 }
 POP3_REPLIES = {  # after a success the session itself has said +OK
-    REFUSED: "-ERR authorization failed",
-    CRASHED: "-ERR aack, child crashed",
-    UNWRITTEN: "-ERR unable to write pipe",
+    REFUSED: '-ERR authorization failed',
+    CRASHED: '-ERR aack, child crashed',
+    UNWRITTEN: '-ERR unable to write pipe',
 }
 AUTHUP_REPLIES = {
-    "pop3": POP3_REPLIES,
-    "smtp": {
-        REFUSED: "535 authorization failed (#5.7.1)",
-        CRASHED: "454 aack, child crashed (#4.3.0)",
-        UNWRITTEN: "454 unable to write pipe (#4.3.0)",
+    'pop3': POP3_REPLIES,
+    'smtp': {
+        REFUSED: '535 authorization failed (#5.7.1)',
+        CRASHED: '454 aack, child crashed (#4.3.0)',
+        UNWRITTEN: '454 unable to write pipe (#4.3.0)',
     },
 }
 
@@ -48,10 +48,10 @@ class Client:
     """The client on descriptors 0 and 1, line by line."""
 
     def __init__(self) -> None:
-        self._unread = b""
+        self._unread = b''
 
     def say(self, line: str) -> None:
-        os.write(1, line.encode() + b"\r\n")
+        os.write(1, line.encode() + b'\r\n')
 
     def ask(self, line: str) -> bytes:
         self.say(line)
@@ -59,22 +59,22 @@ class Client:
 
     def hear(self) -> bytes:
         """Return the next line without its end; leave when the client has left."""
-        while b"\n" not in self._unread:
+        while b'\n' not in self._unread:
             if not (some := os.read(0, 1024)):
                 raise SystemExit(1)
             self._unread += some
-        line, self._unread = self._unread.split(b"\n", 1)
-        return line.rstrip(b"\r")
+        line, self._unread = self._unread.split(b'\n', 1)
+        return line.rstrip(b'\r')
 
     def command(self) -> tuple[str, bytes]:
         """Return the next command's name in lower case, and its argument."""
-        name, _, argument = self.hear().partition(b" ")
-        return name.decode("latin-1").lower(), argument
+        name, _, argument = self.hear().partition(b' ')
+        return name.decode('latin-1').lower(), argument
 
 
 def timestamp(host: str) -> bytes:
     """Return a challenge that was never used before."""
-    return f"<{os.getpid()}.{int(time.time())}@{host}>".encode()
+    return f'<{os.getpid()}.{int(time.time())}@{host}>'.encode()
 
 
 def check(tool: Sequence[str], login: bytes, password: bytes, challenge: bytes) -> str:
@@ -89,7 +89,7 @@ def check(tool: Sequence[str], login: bytes, password: bytes, challenge: bytes) 
         become(tool)
     os.close(reading)
     try:
-        os.write(writing, b"".join(field + b"\0" for field in (login, password, challenge)))
+        os.write(writing, b''.join(field + b'\0' for field in (login, password, challenge)))
     except BrokenPipeError:
         return UNWRITTEN
     finally:
@@ -104,7 +104,10 @@ def become(command: Sequence[str]) -> None:
     """Exec a command with descriptor 3 open; exit 1 if there is none, as these servers do."""
     try:
         os.set_inheritable(3, True)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them; a C program would not
+        for number in (
+            signal.SIGPIPE,
+            signal.SIGXFSZ,
+        ):  # Python ignores them; a C program would not
             signal.signal(number, signal.SIG_DFL)
         os.execvp(command[0], list(command))
     finally:
@@ -119,59 +122,61 @@ class Cancelled(Exception):
 
 
 def decoded(text: bytes) -> bytes:
-    if text == b"*":
-        raise Cancelled("501 auth exchange cancelled (#5.0.0)")
+    if text == b'*':
+        raise Cancelled('501 auth exchange cancelled (#5.0.0)')
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error:
-        raise Cancelled("501 malformed auth input (#5.5.4)") from None
+        raise Cancelled('501 malformed auth input (#5.5.4)') from None
 
 
 def asked(client: Client, question: bytes) -> bytes:
-    return decoded(client.ask("334 " + base64.b64encode(question).decode()))
+    return decoded(client.ask('334 ' + base64.b64encode(question).decode()))
 
 
 def auth_plain(client: Client, initial: bytes) -> tuple[bytes, bytes, bytes]:
-    fields = (decoded(initial) if initial else asked(client, b"")).split(b"\0")
+    fields = (decoded(initial) if initial else asked(client, b'')).split(b'\0')
     if len(fields) != 3:
-        raise Cancelled("501 malformed auth input (#5.5.4)")
-    return fields[1], fields[2], b""
+        raise Cancelled('501 malformed auth input (#5.5.4)')
+    return fields[1], fields[2], b''
 
 
 def auth_login(client: Client, initial: bytes) -> tuple[bytes, bytes, bytes]:
-    name = decoded(initial) if initial else asked(client, b"Username:")
-    return name, asked(client, b"Password:"), b""
+    name = decoded(initial) if initial else asked(client, b'Username:')
+    return name, asked(client, b'Password:'), b''
 
 
 def auth_cram_md5(client: Client, _initial: bytes) -> tuple[bytes, bytes, bytes]:
     challenge = timestamp(HOST)
-    name, space, answer = asked(client, challenge).rpartition(b" ")
+    name, space, answer = asked(client, challenge).rpartition(b' ')
     if not space:
-        raise Cancelled("501 malformed auth input (#5.5.4)")
+        raise Cancelled('501 malformed auth input (#5.5.4)')
     return name, answer, challenge
 
 
-Attempt = Callable[[bytes, bytes, bytes], bool]  # login, password and challenge in, whether they were accepted out
-Mechanism = Callable[[Client, bytes], "tuple[bytes, bytes, bytes]"]
+Attempt = Callable[
+    [bytes, bytes, bytes], bool
+]  # login, password and challenge in, whether they were accepted out
+Mechanism = Callable[[Client, bytes], 'tuple[bytes, bytes, bytes]']
 
 
 def smtp_dialogue(client: Client, mechanisms: dict[str, Mechanism], attempt: Attempt) -> None:
     """Speak SMTP until the client quits."""
     accepted = False
-    client.say(f"220 {HOST} ESMTP")
-    while (command := client.command())[0] != "quit":
+    client.say(f'220 {HOST} ESMTP')
+    while (command := client.command())[0] != 'quit':
         name, argument = command
-        mechanism, _, initial = argument.partition(b" ")
-        if name == "ehlo":
-            client.say(f"250-{HOST}\r\n250-AUTH {' '.join(mechanisms).upper()}\r\n250 8BITMIME")
-        elif name in ("helo", "noop", "rset"):
-            client.say("250 ok")
-        elif name != "auth":
-            client.say("502 unimplemented (#5.5.1)")
+        mechanism, _, initial = argument.partition(b' ')
+        if name == 'ehlo':
+            client.say(f'250-{HOST}\r\n250-AUTH {" ".join(mechanisms).upper()}\r\n250 8BITMIME')
+        elif name in ('helo', 'noop', 'rset'):
+            client.say('250 ok')
+        elif name != 'auth':
+            client.say('502 unimplemented (#5.5.1)')
         elif accepted:
             client.say("503 you're already authenticated (#5.5.0)")
-        elif mechanism.decode("latin-1").lower() not in mechanisms:
-            client.say("504 auth type unimplemented (#5.5.1)")
+        elif mechanism.decode('latin-1').lower() not in mechanisms:
+            client.say('504 auth type unimplemented (#5.5.1)')
         else:
             try:
                 triple = mechanisms[mechanism.decode().lower()](client, initial)
@@ -179,7 +184,7 @@ def smtp_dialogue(client: Client, mechanisms: dict[str, Mechanism], attempt: Att
                 client.say(str(reply))
             else:
                 accepted = attempt(*triple)
-    client.say(f"221 {HOST}")
+    client.say(f'221 {HOST}')
 
 
 # POP3
@@ -187,25 +192,25 @@ def smtp_dialogue(client: Client, mechanisms: dict[str, Mechanism], attempt: Att
 
 def pop3_dialogue(client: Client, challenge: bytes, with_apop: bool, attempt: Attempt) -> None:
     """Speak POP3 up to the login, or until the client quits."""
-    user = b""
-    client.say("+OK " + challenge.decode())
-    while (command := client.command())[0] != "quit":
+    user = b''
+    client.say('+OK ' + challenge.decode())
+    while (command := client.command())[0] != 'quit':
         name, argument = command
-        if name not in ("user", "pass", "apop")[: 3 if with_apop else 2]:
-            client.say("-ERR authorization first")
-        elif name == "pass" and not user:
-            client.say("-ERR USER first")
-        elif not argument or (name == "apop" and b" " not in argument):
-            client.say("-ERR syntax error")
-        elif name == "user":
+        if name not in ('user', 'pass', 'apop')[: 3 if with_apop else 2]:
+            client.say('-ERR authorization first')
+        elif name == 'pass' and not user:
+            client.say('-ERR USER first')
+        elif not argument or (name == 'apop' and b' ' not in argument):
+            client.say('-ERR syntax error')
+        elif name == 'user':
             user = argument
-            client.say("+OK ")
-        elif name == "pass":
+            client.say('+OK ')
+        elif name == 'pass':
             attempt(user, argument, challenge)
         else:
-            user, _, answer = argument.partition(b" ")
+            user, _, answer = argument.partition(b' ')
             attempt(user, answer, challenge)
-    client.say("+OK ")
+    client.say('+OK ')
 
 
 # The servers
@@ -223,7 +228,7 @@ def option(arguments: list[str], name: str, default: int) -> int:
 def smtpd(tool: list[str]) -> None:
     """qmail-smtpd: the tool's exit is a yes or a no, and the dialogue goes on here."""
     client = Client()
-    wait = option(tool, "-w", SMTPD_WAIT)
+    wait = option(tool, '-w', SMTPD_WAIT)
 
     def attempt(login: bytes, password: bytes, challenge: bytes) -> bool:
         result = check(tool, login, password, challenge)
@@ -232,7 +237,9 @@ def smtpd(tool: list[str]) -> None:
         client.say(SMTPD_REPLIES[result])
         return result == ACCEPTED
 
-    smtp_dialogue(client, {"login": auth_login, "plain": auth_plain, "cram-md5": auth_cram_md5}, attempt)
+    smtp_dialogue(
+        client, {'login': auth_login, 'plain': auth_plain, 'cram-md5': auth_cram_md5}, attempt
+    )
 
 
 def popup(arguments: list[str]) -> None:
@@ -252,14 +259,14 @@ def popup(arguments: list[str]) -> None:
 
 def authup(arguments: list[str]) -> None:
     """authup: qmail-popup's way for SMTP too; what the tool becomes says 235 itself (fixsmtpio does that)."""
-    tries = option(arguments, "-t", 0)
+    tries = option(arguments, '-t', 0)
     protocol, *tool = arguments
-    left = tries or {"smtp": 5, "pop3": 1}[protocol]
+    left = tries or {'smtp': 5, 'pop3': 1}[protocol]
     client = Client()
 
     def attempt(login: bytes, password: bytes, challenge: bytes) -> bool:
         nonlocal left
-        os.environb[b"AUTHUP_USER"] = login
+        os.environb[b'AUTHUP_USER'] = login
         os.dup2(1, 2)
         result = check(tool, login, password, challenge)
         if result == ACCEPTED:
@@ -270,11 +277,11 @@ def authup(arguments: list[str]) -> None:
             raise SystemExit(1)
         return False
 
-    if protocol == "smtp":
-        smtp_dialogue(client, {"login": auth_login, "plain": auth_plain}, attempt)
+    if protocol == 'smtp':
+        smtp_dialogue(client, {'login': auth_login, 'plain': auth_plain}, attempt)
     else:
         pop3_dialogue(client, HOST.encode(), False, attempt)
 
 
-if __name__ == "__main__":
-    {"smtpd": smtpd, "popup": popup, "authup": authup}[sys.argv[1]](sys.argv[2:])
+if __name__ == '__main__':
+    {'smtpd': smtpd, 'popup': popup, 'authup': authup}[sys.argv[1]](sys.argv[2:])

@@ -18,7 +18,7 @@ TRUE = '/bin/true' if os.path.exists('/bin/true') else '/usr/bin/true'
 ACCEPTS = '#!/bin/sh\nread -r line <&3\nexec 3<&-\nexec "$@"\n'
 REFUSES = '#!/bin/sh\nread -r line <&3\nexit 1\n'
 MEMORY = '#!/bin/sh\ngrep VmHWM /proc/$PPID/status >&2\nexit 0\n'
-SHELL_WRAPPER = '''#!/bin/sh
+SHELL_WRAPPER = """#!/bin/sh
 # The same job in shell: keep the data, give it to each tool in turn, log.
 data=$(mktemp) || exit 111
 cat <&3 >"$data"
@@ -33,7 +33,7 @@ done <"$PWRAP_CONF"
 rm -f "$data"
 logger -p mail.info -t shell-wrapper "code=$code"
 exit "$code"
-'''
+"""
 
 
 def write(path, content, mode=0o755):
@@ -89,8 +89,11 @@ def main():
         pass
     folder = tempfile.mkdtemp(prefix='pwrap-bench-')
     try:
-        subprocess.run(['make', '-s', '-C', TOP, 'install', f'DESTDIR={folder}', f'PYTHON={PYTHON}'], check=True,
-                       stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ['make', '-s', '-C', TOP, 'install', f'DESTDIR={folder}', f'PYTHON={PYTHON}'],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
         measure(folder, rounds)
     finally:
         shutil.rmtree(folder)
@@ -103,7 +106,11 @@ def measure(folder, rounds):
     script, installed = path('dropped-in'), path('var/qmail/bin/qmail-pwrap')
     shutil.copy(os.path.join(TOP, 'qmail_pwrap.py'), script)
     shell = write(path('shell-wrapper'), SHELL_WRAPPER)
-    yes, no, memory = write(path('yes'), ACCEPTS), write(path('no'), REFUSES), write(path('memory-tool'), MEMORY)
+    yes, no, memory = (
+        write(path('yes'), ACCEPTS),
+        write(path('no'), REFUSES),
+        write(path('memory-tool'), MEMORY),
+    )
     one = write(path('one'), f'{yes}\n', 0o644)
     five = write(path('five'), f'{no}\n' * 4 + f'{yes}\n', 0o644)
     users = write(path('users'), f'users=*@example.org {yes}\n', 0o644)
@@ -129,40 +136,82 @@ def measure(folder, rounds):
                 raise SystemExit(f'{name}: status {status}')
             times[name].append(seconds * 1000)
     median = {name: sorted(values)[len(values) // 2] for name, values in times.items()}
-    bare_memory = peak(folder, [PYTHON, '-IS', '-c', 'import posix\nf = posix.open("/proc/self/status", 0)\n'
-                                                     'posix.write(2, posix.read(f, 4096))'], one)
+    bare_memory = peak(
+        folder,
+        [
+            PYTHON,
+            '-IS',
+            '-c',
+            'import posix\nf = posix.open("/proc/self/status", 0)\n'
+            'posix.write(2, posix.read(f, 4096))',
+        ],
+        one,
+    )
     login_memory = peak(folder, [installed, TRUE], remembers)
 
     version = subprocess.run([PYTHON, '-V'], capture_output=True, text=True).stdout.strip()
-    print(f'{platform.system()} {platform.machine()}, {os.cpu_count()} processors, {version}, {rounds} rounds, '
-          f'{"with" if os.path.exists("/dev/log") else "without"} a syslog socket\n')
+    print(
+        f'{platform.system()} {platform.machine()}, {os.cpu_count()} processors, {version}, {rounds} rounds, '
+        f'{"with" if os.path.exists("/dev/log") else "without"} a syslog socket\n'
+    )
     print('| median, ms | |\n|---|---|')
-    for name, what in (('bare', 'a bare `python3 -IS`'), ('tool', 'the tool directly'),
-                       ('refusing', 'a refusing tool directly'), ('script', 'the dropped-in script'),
-                       ('installed', 'the installed command'), ('users', 'the same with `users=`'),
-                       ('five', 'the same with five tools'), ('shell', 'a shell wrapper'),
-                       ('shell five', 'the same with five tools'),
-                       ('session', 'the installed command with a prog that is a shell doing nothing')):
+    for name, what in (
+        ('bare', 'a bare `python3 -IS`'),
+        ('tool', 'the tool directly'),
+        ('refusing', 'a refusing tool directly'),
+        ('script', 'the dropped-in script'),
+        ('installed', 'the installed command'),
+        ('users', 'the same with `users=`'),
+        ('five', 'the same with five tools'),
+        ('shell', 'a shell wrapper'),
+        ('shell five', 'the same with five tools'),
+        ('session', 'the installed command with a prog that is a shell doing nothing'),
+    ):
         print(f'| {what} | {median[name]:.1f} |')
     bare, tool = median['bare'], median['tool']
     further = (median['five'] - median['installed']) / 4
     print('\n| ratio | measured | to reach |\n|---|---|---|')
     for what, ratio, goal in (
-            ('installed command, (wrapper − tool) / bare interpreter', (median['installed'] - tool) / bare, 1.10),
-            ('the same with `users=*@example.org` on its line', (median['users'] - tool) / bare, 1.12),
-            ('dropped-in script, (wrapper − tool) / bare interpreter', (median['script'] - tool) / bare, 1.50),
-            ('installed command / shell wrapper, with 1 tool', median['installed'] / median['shell'], 1.00),
-            ('the same with 5 tools', median['five'] / median['shell five'], 0.95),
-            ('each further refusing tool / running that tool directly', further / median['refusing'], 0.80),
-            ('installed command with a prog that is a shell doing nothing / bare interpreter', median['session'] / bare,
-             2.60),
-            ('peak memory / bare interpreter', login_memory / bare_memory, 1.10)):
+        (
+            'installed command, (wrapper − tool) / bare interpreter',
+            (median['installed'] - tool) / bare,
+            1.10,
+        ),
+        ('the same with `users=*@example.org` on its line', (median['users'] - tool) / bare, 1.12),
+        (
+            'dropped-in script, (wrapper − tool) / bare interpreter',
+            (median['script'] - tool) / bare,
+            1.50,
+        ),
+        (
+            'installed command / shell wrapper, with 1 tool',
+            median['installed'] / median['shell'],
+            1.00,
+        ),
+        ('the same with 5 tools', median['five'] / median['shell five'], 0.95),
+        (
+            'each further refusing tool / running that tool directly',
+            further / median['refusing'],
+            0.80,
+        ),
+        (
+            'installed command with a prog that is a shell doing nothing / bare interpreter',
+            median['session'] / bare,
+            2.60,
+        ),
+        ('peak memory / bare interpreter', login_memory / bare_memory, 1.10),
+    ):
         print(f'| {what} | {ratio:.2f} | ≤ {goal:.2f} |')
     print(f'\npeak memory: {login_memory} KiB (bare interpreter: {bare_memory} KiB)')
-    for what, command in (('prog true', [installed, TRUE]), ('a session', [installed, *session]),
-                          ('the dropped-in script with a session', [script, *session])):
+    for what, command in (
+        ('prog true', [installed, TRUE]),
+        ('a session', [installed, *session]),
+        ('the dropped-in script with a session', [script, *session]),
+    ):
         limit = smallest_limit(command, one)
-        print(f'smallest address space for a login with {what}: ulimit -v {limit}, softlimit -m {limit * 1024}')
+        print(
+            f'smallest address space for a login with {what}: ulimit -v {limit}, softlimit -m {limit * 1024}'
+        )
 
 
 if __name__ == '__main__':

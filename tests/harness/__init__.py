@@ -1,0 +1,15 @@
+"""The plumbing of the tests.
+
+machine.py    what this machine has, and the skips that say what it lacks
+processes.py  a process is started as a server starts it, and ends with its test, whatever happened
+logins.py     a login: Case, Login, both_ways; begin here
+tools.py      the fixture tools
+faults.py     the script with a fault inside
+syslog.py     what arrives in the system log
+servers.py    the real servers and their clients; standins.py those that Debian does not have
+demo.py       `make demo`; bench.py `make bench`
+"""
+
+from tests.harness import machine
+
+machine.prepare_this_process()

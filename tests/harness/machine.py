@@ -1,0 +1,340 @@
+"""What this machine has, where the script and its Python are, and the skips that say what is missing."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import errno
+import functools
+import importlib.util
+import os
+import pty
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import unittest
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+HARNESS = os.path.dirname(os.path.abspath(__file__))
+TOP = os.path.dirname(os.path.dirname(HARNESS))
+ORIGINAL = os.path.join(TOP, 'qmail_pwrap.py')
+SYSTEM_PATH = '/usr/sbin:/usr/bin:/sbin:/bin'
+CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
+
+PROGRAMS = {  # Debian package: what the tests run of it
+    'checkpw': ['checkpw', 'checkapoppw'],
+    'cvm': ['cvm-checkpassword', 'cvm-pwfile'],
+    'daemontools': ['multilog', 'softlimit'],
+    'dovecot-core': ['dovecot', 'doveadm', '/usr/lib/dovecot/checkpassword-reply'],
+    'dovecot-imapd': ['/usr/lib/dovecot/imap'],
+    'dovecot-pop3d': ['/usr/lib/dovecot/pop3'],
+    'fail2ban': ['fail2ban-client', 'fail2ban-regex'],
+    'fgetty': ['checkpassword.login'],
+    'gcc': ['gcc'],
+    'locales': ['localedef', '/usr/share/i18n/charmaps'],
+    'make': ['make'],
+    'mount': ['mount'],
+    'passwd': ['useradd', 'userdel', 'chpasswd'],
+    'procps': ['ps'],
+    'qpsmtpd': ['qpsmtpd-forkserver'],
+    'strace': ['strace'],
+    'sudo': ['sudo'],
+    'swaks': ['swaks'],
+    'systemd': ['systemd-socket-activate'],
+    'ucspi-tcp': ['tcpserver'],
+    'util-linux': ['setsid', 'unshare'],
+    'xinetd': ['xinetd'],
+}
+
+
+# This process
+
+
+def prepare_this_process() -> None:
+    """Undo what nohup, cron and CI runners leave behind: closed standard streams, ignored and blocked signals.
+
+    What was ignored gets a handler that does nothing, so that it does nothing here, and has its default action in
+    every program that is started from here.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    with contextlib.suppress(ValueError):  # not in the main thread
+        for one in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+            if signal.getsignal(one) == signal.SIG_IGN:
+                action = signal.SIG_DFL if one == signal.SIGCHLD else (lambda *_: None)
+                signal.signal(one, action)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def succeeds_in_a_child(action: Callable[[], None]) -> bool:
+    """Tell whether an action comes to its end without an exception, in a process of its own."""
+    child = os.fork()
+    if not child:
+        try:
+            action()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+# Where things are
+
+
+def everybody_enters(folder: str) -> bool:
+    """Tell whether every user can reach what lies in a folder."""
+    while os.stat(folder).st_mode & 1:
+        if folder == '/':
+            return True
+        folder = os.path.dirname(folder)
+    return False
+
+
+def everybody_runs(path: str) -> bool:
+    """Tell whether every user can reach a program, through links too."""
+    return all(everybody_enters(os.path.dirname(way)) for way in (path, os.path.realpath(path)))
+
+
+def _takes_programs(folder: str) -> bool:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return False
+    return not os.statvfs(folder).f_flag & os.ST_NOEXEC and everybody_enters(
+        os.path.realpath(folder)
+    )
+
+
+def _public_root() -> str:
+    """Return the folder for the tests' folders: one that every user can enter, if there is one."""
+    usual = tempfile.gettempdir()  # of one user alone, where libpam-tmpdir is
+    return next(filter(_takes_programs, (usual, '/tmp', '/var/tmp', '/dev/shm')), usual)
+
+
+PUBLIC = _public_root()
+
+
+def make_folder(prefix: str = 'pwrap-') -> str:
+    """Make a folder that every user may enter and read, for whoever removes it again."""
+    folder = tempfile.mkdtemp(prefix=prefix, dir=PUBLIC)
+    os.chmod(folder, 0o755)
+    return folder
+
+
+# The script runs under the Python that its first line names. To test it under another one, PWRAP_TEST_PYTHON names that.
+USUAL_PYTHON = '/usr/bin/python3'
+PYTHON = os.environ.get('PWRAP_TEST_PYTHON') or (
+    USUAL_PYTHON if os.path.exists(USUAL_PYTHON) else sys.executable
+)
+
+
+def copy_with_python(source: str, target: str) -> str:
+    """Copy a program whose first line names a Python, and name PYTHON there. Return the copy's path."""
+    with open(source, encoding='utf-8') as original:
+        text = original.read().split('\n', 1)[1]
+    with open(target, 'w', encoding='utf-8') as copy:
+        copy.write(f'#!{PYTHON} -IS\n{text}')
+    os.chmod(target, 0o755)
+    return target
+
+
+def _place_script() -> str:
+    """Return the path of the script to be tested: a copy where another Python or other users must run it."""
+    if PYTHON == USUAL_PYTHON and everybody_runs(ORIGINAL):
+        return ORIGINAL
+    folder = make_folder('pwrap-script-')
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return copy_with_python(ORIGINAL, os.path.join(folder, 'qmail_pwrap.py'))
+
+
+SCRIPT = _place_script()
+
+
+def import_script(path: str = SCRIPT) -> ModuleType:
+    """Return the script as a module, for tests of single functions."""
+    spec = importlib.util.spec_from_file_location('qmail_pwrap', path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = writes
+    return module
+
+
+def program(name: str) -> str:
+    """Return the absolute path of a program of the system, or '' if it is not installed."""
+    if name.startswith('/'):
+        return name if os.path.exists(name) else ''
+    return shutil.which(name, path=SYSTEM_PATH) or ''
+
+
+# Users, and a view of the system of one's own
+
+
+def someone() -> tuple[int, int]:
+    """Return uid and gid of a user without rights."""
+    try:
+        user = pwd.getpwnam('nobody')
+    except KeyError:
+        return 65534, 65534
+    return user.pw_uid, user.pw_gid
+
+
+def drop_root() -> None:
+    """In a new process of root: become a user without rights."""
+    become_user(*someone())
+
+
+def become_user(uid: int, gid: int | None = None) -> None:
+    """In a new process of root: become the user of that number, with the group of the same number or of another."""
+    group = uid if gid is None else gid
+    os.setgroups([])
+    os.setresgid(group, group, group)
+    os.setresuid(uid, uid, uid)
+
+
+def hide(folder: str) -> None:
+    """In a new process of root: see an empty folder in that place. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    steps: list[Callable[[], int]] = [
+        lambda: libc.unshare(CLONE_NEWNS),
+        lambda: libc.mount(b'none', b'/', None, MS_REC | MS_PRIVATE, None),
+        lambda: libc.mount(b'none', os.fsencode(folder), b'tmpfs', 0, None),
+    ]
+    for step in steps:
+        if step() != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), folder)
+
+
+def hide_proc() -> None:
+    """In a new process of root: have no /proc."""
+    hide('/proc')
+
+
+# What is missing
+
+
+@functools.lru_cache(maxsize=None)
+def _lacks_root() -> str:
+    if os.geteuid() != 0:
+        return 'only root can do this'
+    return '' if succeeds_in_a_child(drop_root) else 'this root cannot become another user'
+
+
+@functools.lru_cache(maxsize=None)
+def _lacks_namespaces() -> str:
+    if os.geteuid() != 0:
+        return 'only root can do this'
+    allowed = succeeds_in_a_child(lambda: hide(PUBLIC))
+    return '' if allowed else 'namespaces or mounts are not allowed here'
+
+
+def _lacks_proc() -> str:
+    return '' if os.path.exists('/proc/self/stat') else '/proc is not mounted'
+
+
+@functools.lru_cache(maxsize=None)
+def _lacks_terminals() -> str:
+    try:
+        for number in pty.openpty():
+            os.close(number)
+    except OSError:
+        return 'no terminal can be opened: /dev/pts is not mounted'
+    return ''
+
+
+def _lacks_public_folder() -> str:
+    return '' if _takes_programs(PUBLIC) else 'no temporary folder that every user can enter'
+
+
+def _lacks_public_python() -> str:
+    return '' if everybody_runs(PYTHON) else f'not every user can reach {PYTHON}'
+
+
+def somebody_logs() -> bool:
+    """Tell whether somebody listens at /dev/log."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        try:
+            log.connect('/dev/log')
+        except OSError as error:
+            return (
+                error.errno == errno.EPROTOTYPE
+            )  # a socket of another kind, which syslog(3) tries too
+    return True
+
+
+@functools.lru_cache(maxsize=None)
+def _lacks_syslog() -> str:
+    """Say why nobody can listen here, in the system's place or unseen by it."""
+    if os.geteuid() != 0:
+        return 'only root can listen at /dev/log'
+    if not somebody_logs():
+        return '' if os.access('/dev', os.W_OK) else 'nothing can be made in /dev'
+    return _lacks_namespaces() or lacks('util-linux', 'mount')
+
+
+@functools.lru_cache(maxsize=None)
+def _lacks_strace() -> str:
+    strace = program('strace')
+    if not strace:
+        return 'Debian package not installed: strace'
+    done = subprocess.run(
+        [strace, '-o', os.devnull, program('true')],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        timeout=20,
+    )
+    return '' if done.returncode == 0 else 'strace is not allowed here'
+
+
+@functools.lru_cache(maxsize=None)
+def _lacks_users() -> str:
+    """Say why no system user can be made."""
+    writable = os.access('/etc/passwd', os.W_OK) and os.access('/etc', os.W_OK)
+    return lacks('root', 'passwd') or ('' if writable else '/etc/passwd cannot be written')
+
+
+FACILITIES: dict[
+    str, Callable[[], str]
+] = {  # what a test may need besides packages: why it is not there, or ''
+    'root': _lacks_root,
+    '/proc': _lacks_proc,
+    '/dev/pts': _lacks_terminals,
+    'namespaces': _lacks_namespaces,
+    'public folder': _lacks_public_folder,
+    'public python': _lacks_public_python,
+    'strace': _lacks_strace,
+    'syslog': _lacks_syslog,
+    'users': _lacks_users,
+}
+
+
+def lacks(*wanted: str) -> str:
+    """Say what this machine lacks of FACILITIES and of Debian packages, or '' if nothing."""
+    reasons = [FACILITIES[one]() for one in wanted if one in FACILITIES]
+    packages = [one for one in wanted if one not in FACILITIES]
+    reasons += [
+        f'Debian package not installed: {one}'
+        for one in packages
+        if not all(map(program, PROGRAMS[one]))
+    ]
+    return '; '.join(dict.fromkeys(filter(None, reasons)))
+
+
+def needs(*wanted: str) -> Callable[[Any], Any]:
+    """Skip a test or a class of tests, with the reason, where this machine lacks what it needs.
+
+    needs('root', '/proc', 'procps'): names of FACILITIES, and of Debian packages in PROGRAMS.
+    """
+    reason = lacks(*wanted)
+    return unittest.skipIf(bool(reason), reason)

@@ -1,0 +1,388 @@
+"""A process is started as a server starts it, and ends with its test, whatever happened.
+
+    test ── supervisor ── the process ── whatever it starts
+       └──────┘ a socket
+
+The supervisor takes in every orphan below it, and tells how the process ended. It lives until nothing is left below
+it. When the test ends or dies, the socket closes, and it kills all that is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+LONG_ENOUGH = (
+    60.0  # seconds: a condition that is not met by then never will be, even on a busy machine
+)
+ENDING = 10.0  # seconds that the supervisor takes at most to end what is left
+PR_SET_CHILD_SUBREAPER = 36
+NUMBER = struct.Struct('=i')
+ALL_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+
+T = TypeVar('T')
+
+
+def wait_until(
+    condition: Callable[[], T], what: str = 'condition', seconds: float = LONG_ENOUGH
+) -> T:
+    """Return the first true value of condition(), which is asked again and again; AssertionError if none comes."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f'not within {seconds:.0f} s: {what}')
+        time.sleep(0.005)
+    return value
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Return the content of a file."""
+    with open(path, 'rb') as file:
+        return file.read()
+
+
+def readable(descriptor: int, seconds: float = LONG_ENOUGH) -> bool:
+    """Tell whether there is something to read, or an end, within that time."""
+    poller = select.poll()  # select(2) knows no descriptor above 1023
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(seconds * 1000))
+
+
+def alive(pid: int) -> bool:
+    """Tell whether a process runs (a zombie does not, where /proc can tell)."""
+    try:
+        return read_file(f'/proc/{pid}/stat').rpartition(b')')[2].split()[0] not in b'ZX'
+    except OSError:
+        if os.path.exists('/proc/self/stat'):
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+class Process:
+    """A process that ends with its test.
+
+    pid is its number. code is its exit code, or minus the signal that ended it, once over() or wait() has said so.
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str] | Mapping[bytes, bytes],
+        descriptors: Mapping[int, int],
+        folder: str = '/',
+        before: Callable[[], object] | None = None,
+    ) -> None:
+        """Start a program with these descriptors (here by there) and no others, in a folder.
+
+        All signals have their default action and none is blocked; it leads neither session nor process group, and has
+        no terminal. before() is called in it just before it becomes the program; the test goes on once it has.
+        """
+        self.code: int | None = None
+        self._socket, theirs = socket.socketpair()
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
+        try:
+            self._supervisor = fork()
+            if not self._supervisor:
+                with leaving(1):
+                    control = theirs.detach()
+                    supervise(
+                        control, lambda: become(words, environment, descriptors, folder, before)
+                    )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        theirs.close()
+        number = self._hear(LONG_ENOUGH)
+        if number is None:
+            self.end()
+            raise AssertionError(f'{words[0]} does not start')
+        self.pid = number
+
+    def _hear(self, seconds: float) -> int | None:
+        """Return the next number that the supervisor says within that time."""
+        if not readable(self._socket.fileno(), seconds):
+            return None
+        said = self._socket.recv(NUMBER.size)
+        if len(said) < NUMBER.size:
+            raise AssertionError('the supervisor has been killed')
+        return int(NUMBER.unpack(said)[0])
+
+    def over(self) -> bool:
+        """Tell whether the process has ended."""
+        if self.code is None:
+            self.code = self._hear(0)
+        return self.code is not None
+
+    def wait(self, seconds: float = LONG_ENOUGH) -> Self:
+        """Wait for the end of the process, and return it; AssertionError if the end does not come."""
+        if self.code is None:
+            self.code = self._hear(seconds)
+        if self.code is None:
+            raise AssertionError(f'not over within {seconds:.0f} s')
+        return self
+
+    def settle(self) -> bool:
+        """Let go of the process if it is over and nothing that it started is left; tell whether that is so."""
+        if self._socket.fileno() < 0:
+            return True
+        if not self.over() or not readable(self._socket.fileno(), 0):
+            return False
+        self.end()
+        return True
+
+    def kill(self) -> None:
+        """Kill the process, and wait for its end. What it has started stays until the end of the test."""
+        if not self.over():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+
+    def end(self) -> None:
+        """Kill the process, and all that it has started."""
+        if self._socket.fileno() < 0:
+            return
+        with contextlib.suppress(AssertionError):
+            self.over()
+        self._socket.shutdown(socket.SHUT_WR)
+        if not self._supervisor_ends(ENDING + 5):
+            os.kill(self._supervisor, signal.SIGKILL)
+        self._socket.close()
+        os.waitpid(self._supervisor, 0)
+
+    def _supervisor_ends(self, seconds: float) -> bool:
+        """Wait for the end of the supervisor, with what it may still have to say."""
+        deadline = time.monotonic() + seconds
+        while readable(self._socket.fileno(), max(0.0, deadline - time.monotonic())):
+            said = self._socket.recv(NUMBER.size)
+            if not said:
+                return True
+            if self.code is None:
+                self.code = int(NUMBER.unpack(said)[0])
+        return False
+
+
+def fork() -> int:
+    with warnings.catch_warnings():  # about threads: the listener's; nothing here needs its locks
+        warnings.simplefilter('ignore', DeprecationWarning)
+        return os.fork()
+
+
+@contextlib.contextmanager
+def leaving(code: int) -> Iterator[None]:
+    """In a new process: end with the block, with this code, and leave nothing to the test's own way out."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.write(2, traceback.format_exc().encode('utf-8', 'replace'))
+    finally:
+        os._exit(code)
+
+
+# The new process
+
+
+def open_descriptors() -> Iterable[int]:
+    """Return the descriptors that are open here; where no file system can tell, all that may be."""
+    for folder in ('/proc/self/fd', '/dev/fd'):
+        with contextlib.suppress(OSError):
+            return [int(name) for name in os.listdir(folder)]
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return range(65536 if limit == resource.RLIM_INFINITY else min(limit, 65536))
+
+
+def close_all_but(*keep: int) -> None:
+    for number in open_descriptors():
+        if number not in keep:
+            with contextlib.suppress(OSError):
+                os.close(number)
+
+
+def out_of_the_way(descriptor: int) -> int:
+    """Return a copy of a descriptor that stands above all that programs are given, and closes when one starts."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    lowest = 700 if limit == resource.RLIM_INFINITY or limit > 1000 else limit // 2
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, lowest)
+
+
+def default_signals() -> None:
+    """Give every signal its default action, and block none."""
+    for number in ALL_SIGNALS:
+        with contextlib.suppress(OSError, ValueError):
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def become(
+    words: Sequence[str],
+    environment: Mapping[str, str] | Mapping[bytes, bytes],
+    descriptors: Mapping[int, int],
+    folder: str,
+    before: Callable[[], object] | None,
+) -> None:
+    """In the new process: put the descriptors in their places, and become the program."""
+    copies = {to: out_of_the_way(number) for to, number in descriptors.items()}
+    for to, number in copies.items():
+        os.dup2(number, to)
+        os.close(number)
+    close_all_but(*descriptors, *started_descriptors)
+    os.chdir(folder)
+    os.umask(0o022)
+    default_signals()
+    if before:
+        before()
+    os.execve(words[0], list(words), environment)
+
+
+# The supervisor
+
+started_descriptors: list[
+    int
+] = []  # in the new process: the end of the pipe that closes when the program starts
+
+
+def supervise(control: int, run: Callable[[], None]) -> None:
+    """Run something in a process of its own; end when nothing is left of it, or when all of it was killed."""
+    os.setsid()
+    with contextlib.suppress(Exception):  # no ctypes, or no Linux
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    wake, waking = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    leader, release = lead_a_group()
+    started, starting = os.pipe()
+    started = out_of_the_way(started)
+    pid = fork()
+    if not pid:
+        with leaving(99):
+            os.setpgid(0, leader)
+            started_descriptors.append(out_of_the_way(starting))
+            run()
+    close_all_but(control, wake, waking, started, release)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+    readable(started, ENDING)
+    os.close(started)
+    tell(control, pid)
+    poller = select.poll()
+    for descriptor in (control, wake):
+        poller.register(descriptor, select.POLLIN)
+    while True:
+        left, code = reap(pid)
+        if code is not None:
+            tell(control, code)
+            os.close(release)
+        if not left:
+            return
+        if control in dict(poller.poll()):
+            return end_everything(pid)
+        with contextlib.suppress(BlockingIOError):
+            os.read(wake, 4096)
+
+
+def lead_a_group() -> tuple[int, int]:
+    """Start the leader of the group that the new process will be in, as a server is one; return its pid, and a
+    descriptor that it lives as long as. It is not the supervisor, which "kill 0" in a tool must not hit."""
+    waiting, release = os.pipe()
+    ready, telling = os.pipe()
+    leader = fork()
+    if not leader:
+        with leaving(0):
+            close_all_but(waiting, telling)
+            os.setpgid(0, 0)
+            os.close(telling)
+            os.read(waiting, 1)
+    for number in (waiting, telling):
+        os.close(number)
+    readable(ready, ENDING)
+    os.close(ready)
+    return leader, release
+
+
+def tell(control: int, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the test is gone
+        os.write(control, NUMBER.pack(number))
+
+
+def reap(pid: int) -> tuple[bool, int | None]:
+    """Take leave of all children that have ended; return whether some are left, and how the one of that number ended."""
+    code = None
+    while True:
+        try:
+            ended, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return False, code
+        if not ended:
+            return True, code
+        if ended == pid:
+            code = os.waitstatus_to_exitcode(status)
+
+
+def end_everything(pid: int) -> None:
+    """Kill all that is left of the process of that number and of what it started."""
+    deadline = time.monotonic() + ENDING
+    has_proc = os.path.exists('/proc/self/stat')
+    while time.monotonic() < deadline:
+        found = descendants(pid) if has_proc else members_of_sessions({os.getpid(), pid})
+        for one in found:
+            with contextlib.suppress(OSError):
+                os.kill(one, signal.SIGKILL)
+        left, _ = reap(pid)
+        if not left and not found:
+            return
+        time.sleep(0.002)
+
+
+def descendants(pid: int) -> list[int]:
+    """Return who stands below this process, and who is in its session or in one that the process of pid made."""
+    children: dict[int, list[int]] = {}
+    found = []
+    for name in os.listdir('/proc'):
+        if name.isdigit() and name != f'{os.getpid()}':
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                state, parent, _, session = (
+                    read_file(f'/proc/{name}/stat').rpartition(b')')[2].split()[:4]
+                )
+                if state not in b'ZX':
+                    children.setdefault(int(parent), []).append(int(name))
+                    if int(session) in (os.getpid(), pid):
+                        found.append(int(name))
+    below = [os.getpid()]
+    for one in below:
+        below += children.get(one, [])
+    return [*dict.fromkeys(below[1:] + found)]
+
+
+def members_of_sessions(sessions: set[int]) -> list[int]:
+    """Return the members of sessions, but not this process, on a system that cannot list processes."""
+    newest = fork()
+    if not newest:
+        os._exit(0)
+    os.waitpid(newest, 0)
+    me, largest = os.getpid(), 1 << 22
+    numbers = [range(me + 1, newest)] if newest > me else [range(me + 1, largest), range(2, newest)]
+    found = []
+    for number in (number for some in numbers for number in some):
+        with contextlib.suppress(OSError):
+            if os.getsid(number) in sessions:
+                found.append(number)
+    return found

@@ -1,0 +1,118 @@
+"""What programs tell the system log, received by the test."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.harness import machine
+from tests.harness.processes import LONG_ENOUGH
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class LogLine(NamedTuple):
+    """One syslog message: its priority (facility * 8 + severity), its tag such as `qmail-pwrap[17]`, and the text."""
+
+    priority: int
+    tag: str
+    text: str
+
+    @property
+    def facility(self) -> int:
+        return self.priority >> 3
+
+    @property
+    def severity(self) -> int:
+        return self.priority & 7
+
+
+class SyslogListener:
+    """Receives what programs tell syslog(3) while the `with` block runs. It needs('syslog').
+
+    Where nobody listens at /dev/log, it does, and every program's lines arrive. Where somebody does, that one is left
+    alone: only programs started through `command` see this listener at /dev/log, in a mount namespace of their own.
+    """
+
+    SHAPE = re.compile(r'<(\d+)>(?:\w{3} [ \d]\d \d\d:\d\d:\d\d )?(?:([^\s:]+): ?)?(.*)', re.DOTALL)
+    UNDER_PRIVATE_MOUNT = 'mount --bind "$0" /dev/log && exec "$@"'
+
+    def __init__(self) -> None:
+        self._lines: list[LogLine] = []
+        self._arrived = threading.Condition()
+        self._leaving = False
+
+    def __enter__(self) -> Self:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._folder = machine.make_folder('pwrap-log-')
+        self.path = os.path.realpath('/dev/log')
+        self.private = machine.somebody_logs()
+        if self.private:
+            self.path = os.path.join(self._folder, 'log')
+        elif os.path.exists(self.path):  # left behind by somebody who is gone
+            os.unlink(self.path)
+        self._socket.bind(self.path)
+        os.chmod(self.path, 0o666)  # the tools log as the user who logged in
+        self._thread = threading.Thread(target=self._receive, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leaving = True
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wake:
+            wake.sendto(b'', self.path)
+        self._thread.join(LONG_ENOUGH)
+        self._socket.close()
+        os.unlink(self.path)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _receive(self) -> None:
+        while (datagram := self._socket.recv(65536)) or not self._leaving:
+            # Latin-1 gives every byte a character of its own, so a test can look for bytes that should not be there.
+            match = self.SHAPE.fullmatch(datagram.rstrip(b'\0\n').decode('latin-1'))
+            line = (
+                LogLine(int(match[1]), match[2] or '', match[3])
+                if match
+                else LogLine(-1, '', repr(datagram))
+            )
+            with self._arrived:
+                self._lines.append(line)
+                self._arrived.notify_all()
+
+    def command(self, command: Sequence[str]) -> list[str]:
+        """Return the command line under which `command` finds this listener at /dev/log."""
+        if not self.private:
+            return list(command)
+        unshare = [machine.program('unshare'), '--mount', '--propagation', 'private', '--']
+        return [*unshare, '/bin/sh', '-c', self.UNDER_PRIVATE_MOUNT, self.path, *command]
+
+    def lines(self, tag: str = '') -> list[LogLine]:
+        """Return what arrived so far, of programs whose tag begins with `tag`."""
+        with self._arrived:
+            return [line for line in self._lines if line.tag.startswith(tag)]
+
+    def clear(self) -> None:
+        """Forget what arrived so far."""
+        with self._arrived:
+            self._lines.clear()
+
+    def wait_for(self, pattern: str, timeout: float = LONG_ENOUGH) -> LogLine:
+        """Return the first line whose text matches the regular expression somewhere, as soon as it arrives."""
+
+        def found() -> LogLine | None:
+            return next((line for line in self._lines if re.search(pattern, line.text)), None)
+
+        with self._arrived:
+            line = self._arrived.wait_for(found, timeout)
+            if line is None:
+                seen = '\n'.join(f'{line.priority} {line.tag}: {line.text}' for line in self._lines)
+                raise AssertionError(
+                    f'no line matching {pattern!r} in the log within {timeout:.0f} s. It has:\n{seen}'
+                )
+            return line
