@@ -121,6 +121,7 @@ endef
 define TEST_DEPS
 policy=$$root/usr/sbin/policy-rc.d
 kept=$$policy.before-test-deps
+mark='qmail_pwrap, make test-deps: no service may start'
 exists() {
     test -e "$$1" || test -h "$$1"
 }
@@ -128,8 +129,8 @@ enabled() {
     find "$$root/etc/systemd" "$$root"/etc/rc?.d -type l ! -name 'K*' 2>/dev/null || true
 }
 put_policy_back() {
-    rm -f "$$policy"
-    ! exists "$$kept" || mv "$$kept" "$$policy"
+    ! grep -qs "$$mark" "$$policy" || rm "$$policy"
+    ! exists "$$kept" || mv -f "$$kept" "$$policy"
 }
 disable_new() {
     enabled | while read -r link; do
@@ -138,7 +139,7 @@ disable_new() {
         case $$link in
         */rc?.d/S*)
             name=$${link##*/S??}
-            update-rc.d "$$name" disable
+            update-rc.d "$$name" disable </dev/null
             ;;
         */getty@*.service | */remote-fs.target | */systemd-*) ;; # systemd's own, where it was not there before
         *) rm "$$link" ;;
@@ -146,16 +147,15 @@ disable_new() {
     done
     ! test -d "$$root/run/systemd/system" || systemctl daemon-reload
 }
-if exists "$$kept" || grep -qs 'make test-deps' "$$policy"; then
-    put_policy_back # an earlier run was killed
-fi
+put_policy_back # an earlier run may have been killed
 before=$$(enabled)
-trap 'trap "" HUP INT TERM; put_policy_back; disable_new' EXIT
+trap 'trap "" HUP INT TERM; rm -f "$$policy.new"; put_policy_back; disable_new' EXIT
 trap 'exit 1' HUP INT TERM
 
 ! exists "$$policy" || mv "$$policy" "$$kept"
-printf '%s\n' '#!/bin/sh' '# qmail_pwrap, make test-deps: no service may start' 'exit 101' >"$$policy"
-chmod 0755 "$$policy"
+printf '%s\n' '#!/bin/sh' "# $$mark" 'exit 101' >"$$policy.new"
+chmod 0755 "$$policy.new"
+mv "$$policy.new" "$$policy"
 apt-get update
 DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends --no-upgrade $$packages
 endef
