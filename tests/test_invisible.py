@@ -508,9 +508,7 @@ os.kill(os.getpid(), number)
             with self.subTest(signal=number, change=change.__name__ if wanted else ''):
                 apply = change if wanted else (lambda *numbers: None)
                 login = self.start(session, str(int(number)), before=lambda apply=apply: prepare(apply))
-                end = wait_until(lambda pid=login.pid: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG))
-                self.assertEqual((end.si_code, end.si_status), (os.CLD_KILLED, number))  # not CLD_DUMPED
-                self.assertEqual((login.wait().code, os.listdir(folder)), (-number, []))
+                self.assertEqual((login.wait().code, login.dumped_core, os.listdir(folder)), (-number, False, []))
 
 
 class ProcessGroup(Invisible):
@@ -526,8 +524,8 @@ class ProcessGroup(Invisible):
                     for command in ((tool,), None):
                         login = self.login(probe, command=command, before=before)
                         seen = ast.literal_eval(read_file(self.path('seen')).decode())
-                        self.assertEqual(seen['group'], login.pid if before else os.getpgrp())
-                        self.assertEqual(seen['session'], login.pid if before == os.setsid else os.getsid(0))
+                        self.assertEqual(seen['group'], login.pid if before else login.group)
+                        self.assertEqual(seen['session'], login.pid if before == os.setsid else login.session)
 
     def test_tool(self):
         """During the check, the tool leads a group of its own."""

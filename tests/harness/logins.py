@@ -141,7 +141,7 @@ class Case(unittest.TestCase):
         self.conf = self.path('pwrap.conf')
         os.mkdir(self.path('bin'))  # first on PATH
         self._processes: list[Process] = []
-        self._count = 0
+        self.count = 0
 
     def _limit_time(self) -> None:
         """Have an exception in this test should it wait for ever."""
@@ -231,7 +231,7 @@ class Case(unittest.TestCase):
         *prog: str,
         triple: bytes | int | None = TRIPLE,
         command: Sequence[str] | None = None,
-        env: Mapping[str, str] | None = None,
+        env: Mapping[Any, Any] | None = None,
         whole_env: Mapping[Any, Any] | None = None,
         descriptors: Mapping[int, int] | None = None,
         closed: Collection[int] = (),
@@ -243,11 +243,11 @@ class Case(unittest.TestCase):
         is /dev/null, 1 and 2 are files. descriptors, a dictionary by number, replaces or adds some, closed closes some.
         env is added to a small environment, which whole_env replaces. before() is called in the new process.
         """
-        self._count += 1
-        folder = self.path(f'login{self._count}')
+        self.count += 1
+        folder = self.path(f'login{self.count}')
         os.mkdir(folder)
         words = [*(self.command if command is None else command), *prog]
-        environment = self.environment(**(env or {})) if whole_env is None else whole_env
+        environment = {**self.environment(), **(env or {})} if whole_env is None else whole_env
         if machine.SCRIPT in words and not {'PWRAP_CONF', b'PWRAP_CONF'} & environment.keys():
             raise AssertionError(
                 'without PWRAP_CONF this would read the configuration of the machine'
@@ -283,7 +283,7 @@ class Case(unittest.TestCase):
 
     def say(self, *words: str, given: bytes = b'', **options: Any) -> Said:
         """Run the command as a person does, with given on its standard input and descriptor 3 closed."""
-        name = f'given{self._count}'
+        name = f'given{self.count}'
         with open(self.write(name, given), 'rb') as reader:
             descriptors = {0: reader.fileno(), **options.pop('descriptors', {})}
             login = self.login(*words, triple=None, descriptors=descriptors, **options)

@@ -82,8 +82,11 @@ def alive(pid: int) -> bool:
 class Process:
     """A process that ends with its test.
 
-    pid is its number. code is its exit code, or minus the signal that ended it, once over() or wait() has said so.
+    pid is its number, group and session are those that it begins in. Once over() or wait() has said so, code is its
+    exit code, or minus the signal that ended it, and dumped_core tells whether the system made a core file of it.
     """
+
+    dumped_core = False
 
     def __init__(
         self,
@@ -112,11 +115,12 @@ class Process:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
-        number = self._hear(LONG_ENOUGH)
-        if number is None:
+        self.session = self._supervisor
+        numbers = [self._hear(LONG_ENOUGH) for _ in ('pid', 'group')]
+        if None in numbers:
             self.end()
             raise AssertionError(f'{words[0]} does not start')
-        self.pid = number
+        self.pid, self.group = (number or 0 for number in numbers)
 
     def _hear(self, seconds: float) -> int | None:
         """Return the next number that the supervisor says within that time."""
@@ -129,15 +133,23 @@ class Process:
 
     def over(self) -> bool:
         """Tell whether the process has ended."""
+        return self._ends(0)
+
+    def _ends(self, seconds: float) -> bool:
+        """Tell whether the process ends within that time."""
         if self.code is None:
-            self.code = self._hear(0)
+            self._take_status(self._hear(seconds))
         return self.code is not None
+
+    def _take_status(self, status: int | None) -> None:
+        """Hear how the process ended, as wait(2) says it."""
+        if self.code is None and status is not None:
+            self.code = os.waitstatus_to_exitcode(status)
+            self.dumped_core = os.WCOREDUMP(status)
 
     def wait(self, seconds: float = LONG_ENOUGH) -> Self:
         """Wait for the end of the process, and return it; AssertionError if the end does not come."""
-        if self.code is None:
-            self.code = self._hear(seconds)
-        if self.code is None:
+        if not self._ends(seconds):
             raise AssertionError(f'not over within {seconds:.0f} s')
         return self
 
@@ -176,8 +188,7 @@ class Process:
             said = self._socket.recv(NUMBER.size)
             if not said:
                 return True
-            if self.code is None:
-                self.code = int(NUMBER.unpack(said)[0])
+            self._take_status(int(NUMBER.unpack(said)[0]))
         return False
 
 
@@ -283,13 +294,14 @@ def supervise(control: int, run: Callable[[], None]) -> None:
     readable(started, ENDING)
     os.close(started)
     tell(control, pid)
+    tell(control, leader)
     poller = select.poll()
     for descriptor in (control, wake):
         poller.register(descriptor, select.POLLIN)
     while True:
-        left, code = reap(pid)
-        if code is not None:
-            tell(control, code)
+        left, status = reap(pid)
+        if status is not None:
+            tell(control, status)
             os.close(release)
         if not left:
             return
@@ -325,16 +337,16 @@ def tell(control: int, number: int) -> None:
 
 def reap(pid: int) -> tuple[bool, int | None]:
     """Take leave of all children that have ended; return whether some are left, and how the one of that number ended."""
-    code = None
+    its_status = None
     while True:
         try:
             ended, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return False, code
+            return False, its_status
         if not ended:
-            return True, code
+            return True, its_status
         if ended == pid:
-            code = os.waitstatus_to_exitcode(status)
+            its_status = status
 
 
 def end_everything(pid: int) -> None:
