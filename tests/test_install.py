@@ -8,6 +8,7 @@ import shutil
 import signal
 import tempfile
 import unittest
+from typing import Any
 
 from tests.harness.installation import (
     CONFIGURATION,
@@ -272,7 +273,7 @@ def copy_source(top: str) -> str:
 
 @needs('make')
 class RefusedInstall(Installation):
-    def assert_refused(self, why: str, **variables: str) -> None:
+    def assert_refused(self, why: str, **variables: Any) -> None:
         """Nothing is made, and one line besides make's own says why."""
         for target in ('install', 'uninstall') if 'PYTHON' not in variables else ('install',):
             said = self.run_make(target, **variables)
