@@ -6,6 +6,7 @@ logins.py     a login: Case, Login, both_ways; begin here
 tools.py      the fixture tools
 faults.py     the script with a fault inside
 syslog.py     what arrives in the system log
+installation.py  what make installs, in a folder of the test
 servers.py    the real servers and their clients; standins.py those that Debian does not have
 demo.py       `make demo`; bench.py `make bench`
 """
