@@ -47,9 +47,7 @@ MISUSED = 2
 TRY_LATER = 111
 NO_ANSWER = (TRY_LATER, 126, 127)  # 126 and 127: a shell or env(1) could not run the tool itself
 
-# Exit codes of a user lookup, in which Dovecot asks for a user without a password.
-USER_FOUND = 2
-NO_SUCH_USER = 3
+NO_SUCH_USER = 3  # in a user lookup, in which Dovecot asks for a user without a password
 
 # What a tool's answer, or a whole login, comes to. The log says all of them but the last two.
 ACCEPTED = 'accepted'
@@ -372,7 +370,8 @@ def is_user_lookup() -> bool:
     """Tell whether Dovecot asks for a user, if the password is empty besides.
 
     Source: Dovecot's manual, "CheckPassword", section userdb. The tool finds AUTHORIZED=1, sets it
-    to 2 and becomes checkpassword-reply, which ends with 2; 3 means that there is no such user.
+    to 2 and becomes checkpassword-reply, which ends with 2; 3 means that there is no such user. A 2
+    of the tool's own, without a report, is no user found: it says that the tool was misused.
     """
     return posix.environ.get(b'AUTHORIZED') == b'1' and not has_changed_ids()
 
@@ -397,8 +396,8 @@ def judge_code(tool: 'Tool', code: int, is_lookup: bool) -> Outcome:
     """
     if code < 0:
         return Outcome(TEMPORARY, TRY_LATER, f'killed by {name_signal(-code)}', tool.name)
-    if code == ACCEPT or (is_lookup and code == USER_FOUND):
-        return Outcome(ACCEPTED, code, tool=tool.name)
+    if code == ACCEPT:
+        return Outcome(ACCEPTED, ACCEPT, tool=tool.name)
     if is_lookup:
         refuses = code == NO_SUCH_USER
     elif tool.refused:
