@@ -1,23 +1,30 @@
 """`make bench`: what a login costs. Every command is run in turn, ROUNDS times (default 200), so that whatever else the
 machine does falls on all of them; medians and ratios of one run. Nothing is asserted."""
 
+from __future__ import annotations
+
 import os
 import platform
 import resource
 import shutil
 import subprocess
-import sys
-import tempfile
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
 
-TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PYTHON = '/usr/bin/python3' if os.path.exists('/usr/bin/python3') else sys.executable
-TRIPLE = b'alice@example.org\0secret\0<17.42@mail>\0'
+from tests.harness import machine
+from tests.harness.logins import TRIPLE
+
 TRUE = '/bin/true' if os.path.exists('/bin/true') else '/usr/bin/true'
+SESSION = ('/bin/sh', '-c', ':')
+BARE = (machine.PYTHON, '-IS', '-c')
 
 ACCEPTS = '#!/bin/sh\nread -r line <&3\nexec 3<&-\nexec "$@"\n'
 REFUSES = '#!/bin/sh\nread -r line <&3\nexit 1\n'
 MEMORY = '#!/bin/sh\ngrep VmHWM /proc/$PPID/status >&2\nexit 0\n'
+OWN_MEMORY = (
+    'import posix\nf = posix.open("/proc/self/status", 0)\nposix.write(2, posix.read(f, 4096))'
+)
 SHELL_WRAPPER = """#!/bin/sh
 # The same job in shell: keep the data, give it to each tool in turn, log.
 data=$(mktemp) || exit 111
@@ -36,159 +43,169 @@ exit "$code"
 """
 
 
-def write(path, content, mode=0o755):
-    with open(path, 'w') as file:
-        file.write(content)
-    os.chmod(path, mode)
-    return path
+class Command(NamedTuple):
+    """What is run, with which configuration; and how the table calls it."""
+
+    shown: str
+    words: tuple[str, ...]
+    configuration: str
+    status: int = 0
 
 
-def run(command, configuration, stderr=None, limit=None):
-    """Run a login; return its seconds and its wait status."""
+def run(
+    words: Sequence[str], configuration: str, errors: int | None = None, limit: int = 0
+) -> tuple[float, int]:
+    """Run a login, in an address space of limit KiB if not 0; return its seconds and its wait status."""
     reader, writer = os.pipe()
     os.write(writer, TRIPLE)
     os.close(writer)
     actions = [(os.POSIX_SPAWN_DUP2, reader, 3)]
-    if stderr is not None:
-        actions.append((os.POSIX_SPAWN_DUP2, stderr, 2))
+    if errors is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, errors, 2))
     if limit:
-        command = ['/bin/sh', '-c', f'ulimit -v {limit}; exec "$@"', 'sh', *command]
+        words = ['/bin/sh', '-c', f'ulimit -v {limit}; exec "$@"', 'sh', *words]
     environment = {'PATH': '/usr/bin:/bin', 'PWRAP_CONF': configuration}
     started = time.perf_counter()
-    pid = os.posix_spawn(command[0], command, environment, file_actions=actions)
+    pid = os.posix_spawn(words[0], list(words), environment, file_actions=actions)
     status = os.waitpid(pid, 0)[1]
     seconds = time.perf_counter() - started
     os.close(reader)
     return seconds, status
 
 
-def peak(folder, command, configuration):
-    """Return the peak memory, in KiB, of the process that writes VmHWM to descriptor 2."""
-    with open(os.path.join(folder, 'memory'), 'w+b') as file:
-        run(command, configuration, stderr=file.fileno())
-        file.seek(0)
-        return int(file.read().partition(b'VmHWM:')[2].split()[0])
+class Place:
+    """The folder with everything that is run."""
 
-
-def smallest_limit(command, configuration):
-    """Return the smallest address space in KiB, to 64, under which a login works."""
-    low, high = 1024, 1024 * 1024
-    with open(os.devnull, 'wb') as null:
-        while high - low > 64:
-            middle = (low + high) // 2
-            if all(run(command, configuration, null.fileno(), middle)[1] == 0 for _ in range(3)):
-                high = middle
-            else:
-                low = middle
-    return high
-
-
-def main():
-    rounds = int(os.environ.get('ROUNDS', '200'))
-    while os.open(os.devnull, os.O_RDONLY) <= 3:  # descriptor 3 is for the triple
-        pass
-    folder = tempfile.mkdtemp(prefix='pwrap-bench-')
-    try:
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.script = self.path('dropped-in')
+        self.installed = self.path('var/qmail/bin/qmail-pwrap')
         subprocess.run(
-            ['make', '-s', '-C', TOP, 'install', f'DESTDIR={folder}', f'PYTHON={PYTHON}'],
+            [
+                'make',
+                '-s',
+                '-C',
+                machine.TOP,
+                'install',
+                f'DESTDIR={folder}',
+                f'PYTHON={machine.PYTHON}',
+            ],
             check=True,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
-        measure(folder, rounds)
-    finally:
-        shutil.rmtree(folder)
+        shutil.copy(machine.SCRIPT, self.script)
+        self.shell = self.write('shell-wrapper', SHELL_WRAPPER)
+        self.accepts = self.write('accepts', ACCEPTS)
+        self.refuses = self.write('refuses', REFUSES)
+        memory = self.write('memory-tool', MEMORY)
+        self.one = self.write('one', f'{self.accepts}\n', 0o644)
+        self.five = self.write('five', f'{self.refuses}\n' * 4 + f'{self.accepts}\n', 0o644)
+        self.users = self.write('users', f'users=*@example.org {self.accepts}\n', 0o644)
+        self.remembers = self.write('remembers', f'{memory}\n', 0o644)
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+    def write(self, name: str, content: str, mode: int = 0o755) -> str:
+        path = self.path(name)
+        with open(path, 'w', encoding='utf-8') as file:
+            file.write(content)
+        os.chmod(path, mode)
+        return path
+
+    def commands(self) -> dict[str, Command]:
+        refused = 1 << 8
+        return {
+            'bare': Command('a bare `python3 -IS`', (*BARE, 'pass'), self.one),
+            'tool': Command('the tool directly', (self.accepts, TRUE), self.one),
+            'refusing': Command(
+                'a refusing tool directly', (self.refuses, TRUE), self.one, refused
+            ),
+            'script': Command('the dropped-in script', (self.script, TRUE), self.one),
+            'installed': Command('the installed command', (self.installed, TRUE), self.one),
+            'users': Command('the same with `users=`', (self.installed, TRUE), self.users),
+            'five': Command('the same with five tools', (self.installed, TRUE), self.five),
+            'shell': Command('a shell wrapper', (self.shell, TRUE), self.one),
+            'shell five': Command('the same with five tools', (self.shell, TRUE), self.five),
+            'session': Command(
+                'the installed command with a prog that is a shell doing nothing',
+                (self.installed, *SESSION),
+                self.one,
+            ),
+        }
+
+    def peak(self, words: Sequence[str], configuration: str) -> int:
+        """Return the peak memory, in KiB, of the process that writes VmHWM to descriptor 2."""
+        with open(self.path('memory'), 'w+b') as file:
+            run(words, configuration, errors=file.fileno())
+            file.seek(0)
+            return int(file.read().partition(b'VmHWM:')[2].split()[0])
+
+    def smallest_limit(self, words: Sequence[str]) -> int:
+        """Return the smallest address space in KiB, to 64, under which a login works."""
+        low, high = 1024, 1024 * 1024
+        with open(os.devnull, 'wb') as null:
+            while high - low > 64:
+                middle = (low + high) // 2
+                runs = [run(words, self.one, null.fileno(), middle) for _ in range(3)]
+                if all(status == 0 for _, status in runs):
+                    high = middle
+                else:
+                    low = middle
+        return high
 
 
-def measure(folder, rounds):
-    def path(name):
-        return os.path.join(folder, name)
-
-    script, installed = path('dropped-in'), path('var/qmail/bin/qmail-pwrap')
-    shutil.copy(os.path.join(TOP, 'qmail_pwrap.py'), script)
-    shell = write(path('shell-wrapper'), SHELL_WRAPPER)
-    yes, no, memory = (
-        write(path('yes'), ACCEPTS),
-        write(path('no'), REFUSES),
-        write(path('memory-tool'), MEMORY),
-    )
-    one = write(path('one'), f'{yes}\n', 0o644)
-    five = write(path('five'), f'{no}\n' * 4 + f'{yes}\n', 0o644)
-    users = write(path('users'), f'users=*@example.org {yes}\n', 0o644)
-    remembers = write(path('remembers'), f'{memory}\n', 0o644)
-    session = ['/bin/sh', '-c', ':']
-    commands = {  # name: command, configuration, status
-        'bare': ([PYTHON, '-IS', '-c', 'pass'], one, 0),
-        'tool': ([yes, TRUE], one, 0),
-        'refusing': ([no, TRUE], one, 256),
-        'script': ([script, TRUE], one, 0),
-        'installed': ([installed, TRUE], one, 0),
-        'users': ([installed, TRUE], users, 0),
-        'five': ([installed, TRUE], five, 0),
-        'shell': ([shell, TRUE], one, 0),
-        'shell five': ([shell, TRUE], five, 0),
-        'session': ([installed, *session], one, 0),
-    }
-    times = {name: [] for name in commands}
+def medians(commands: dict[str, Command], rounds: int) -> dict[str, float]:
+    """Return the median of each command in milliseconds."""
+    times: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(rounds):
-        for name, (command, configuration, expected) in commands.items():
-            seconds, status = run(command, configuration)
-            if status != expected:
+        for name, command in commands.items():
+            seconds, status = run(command.words, command.configuration)
+            if status != command.status:
                 raise SystemExit(f'{name}: status {status}')
             times[name].append(seconds * 1000)
-    median = {name: sorted(values)[len(values) // 2] for name, values in times.items()}
-    bare_memory = peak(
-        folder,
-        [
-            PYTHON,
-            '-IS',
-            '-c',
-            'import posix\nf = posix.open("/proc/self/status", 0)\n'
-            'posix.write(2, posix.read(f, 4096))',
-        ],
-        one,
-    )
-    login_memory = peak(folder, [installed, TRUE], remembers)
+    return {name: sorted(values)[rounds // 2] for name, values in times.items()}
 
-    version = subprocess.run([PYTHON, '-V'], capture_output=True, text=True).stdout.strip()
+
+def show(place: Place, rounds: int) -> None:
+    commands = place.commands()
+    median = medians(commands, rounds)
+    version = subprocess.run(
+        [machine.PYTHON, '-V'], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    syslog = 'with' if machine.somebody_logs() else 'without'
     print(
-        f'{platform.system()} {platform.machine()}, {os.cpu_count()} processors, {version}, {rounds} rounds, '
-        f'{"with" if os.path.exists("/dev/log") else "without"} a syslog socket\n'
+        f'{platform.system()} {platform.machine()}, {os.cpu_count()} processors, {version}, '
+        f'{rounds} rounds, {syslog} a system log\n'
     )
     print('| median, ms | |\n|---|---|')
-    for name, what in (
-        ('bare', 'a bare `python3 -IS`'),
-        ('tool', 'the tool directly'),
-        ('refusing', 'a refusing tool directly'),
-        ('script', 'the dropped-in script'),
-        ('installed', 'the installed command'),
-        ('users', 'the same with `users=`'),
-        ('five', 'the same with five tools'),
-        ('shell', 'a shell wrapper'),
-        ('shell five', 'the same with five tools'),
-        ('session', 'the installed command with a prog that is a shell doing nothing'),
-    ):
-        print(f'| {what} | {median[name]:.1f} |')
+    for name, command in commands.items():
+        print(f'| {command.shown} | {median[name]:.1f} |')
     bare, tool = median['bare'], median['tool']
     further = (median['five'] - median['installed']) / 4
-    print('\n| ratio | measured | to reach |\n|---|---|---|')
-    for what, ratio, goal in (
+    ratios = [
         (
             'installed command, (wrapper − tool) / bare interpreter',
             (median['installed'] - tool) / bare,
-            1.10,
+            1.05,
         ),
-        ('the same with `users=*@example.org` on its line', (median['users'] - tool) / bare, 1.12),
+        (
+            'the same with `users=*@example.org` on its line',
+            (median['users'] - tool) / bare,
+            1.07,
+        ),
         (
             'dropped-in script, (wrapper − tool) / bare interpreter',
             (median['script'] - tool) / bare,
-            1.50,
+            2.00,
         ),
         (
             'installed command / shell wrapper, with 1 tool',
             median['installed'] / median['shell'],
-            1.00,
+            0.95,
         ),
-        ('the same with 5 tools', median['five'] / median['shell five'], 0.95),
+        ('the same with 5 tools', median['five'] / median['shell five'], 0.90),
         (
             'each further refusing tool / running that tool directly',
             further / median['refusing'],
@@ -197,23 +214,38 @@ def measure(folder, rounds):
         (
             'installed command with a prog that is a shell doing nothing / bare interpreter',
             median['session'] / bare,
-            2.60,
+            2.25,
         ),
-        ('peak memory / bare interpreter', login_memory / bare_memory, 1.10),
-    ):
+    ]
+    print('\n| ratio | measured | to reach |\n|---|---|---|')
+    for what, ratio, goal in ratios:
         print(f'| {what} | {ratio:.2f} | ≤ {goal:.2f} |')
-    print(f'\npeak memory: {login_memory} KiB (bare interpreter: {bare_memory} KiB)')
-    for what, command in (
-        ('prog true', [installed, TRUE]),
-        ('a session', [installed, *session]),
-        ('the dropped-in script with a session', [script, *session]),
+    if not machine.lacks('/proc'):
+        used = place.peak((place.installed, TRUE), place.remembers)
+        bare_used = place.peak((*BARE, OWN_MEMORY), place.one)
+        print(f'\npeak memory: {used} KiB (bare interpreter: {bare_used} KiB)')
+    for what, words in (
+        ('prog true', (place.installed, TRUE)),
+        ('a session', (place.installed, *SESSION)),
+        ('the dropped-in script with a session', (place.script, *SESSION)),
     ):
-        limit = smallest_limit(command, one)
+        limit = place.smallest_limit(words)
         print(
-            f'smallest address space for a login with {what}: ulimit -v {limit}, softlimit -m {limit * 1024}'
+            f'smallest address space for a login with {what}: '
+            f'ulimit -v {limit}, softlimit -m {limit * 1024}'
         )
 
 
-if __name__ == '__main__':
+def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while os.open(os.devnull, os.O_RDONLY) <= 3:  # descriptor 3 is for the triple
+        pass
+    folder = machine.make_folder('pwrap-bench-')
+    try:
+        show(Place(folder), int(os.environ.get('ROUNDS', '200')))
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == '__main__':
     main()

@@ -135,9 +135,11 @@ PYTHON = os.environ.get('PWRAP_TEST_PYTHON') or (
 
 
 def copy_with_python(source: str, target: str) -> str:
-    """Copy a program whose first line names a Python, and name PYTHON there. Return the copy's path."""
+    """Copy a program in Python, and name PYTHON in its first line. Return the copy's path."""
     with open(source, encoding='utf-8') as original:
-        text = original.read().split('\n', 1)[1]
+        text = original.read()
+    if text.startswith('#!'):
+        text = text.partition('\n')[2]
     with open(target, 'w', encoding='utf-8') as copy:
         copy.write(f'#!{PYTHON} -IS\n{text}')
     os.chmod(target, 0o755)
@@ -223,14 +225,14 @@ def hide_proc() -> None:
 # What is missing
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _lacks_root() -> str:
     if os.geteuid() != 0:
         return 'only root can do this'
     return '' if succeeds_in_a_child(drop_root) else 'this root cannot become another user'
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _lacks_namespaces() -> str:
     if os.geteuid() != 0:
         return 'only root can do this'
@@ -242,7 +244,7 @@ def _lacks_proc() -> str:
     return '' if os.path.exists('/proc/self/stat') else '/proc is not mounted'
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _lacks_terminals() -> str:
     try:
         for number in pty.openpty():
@@ -272,7 +274,7 @@ def somebody_logs() -> bool:
     return True
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _lacks_syslog() -> str:
     """Say why nobody can listen here, in the system's place or unseen by it."""
     if os.geteuid() != 0:
@@ -282,7 +284,7 @@ def _lacks_syslog() -> str:
     return _lacks_namespaces() or lacks('util-linux', 'mount')
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _lacks_strace() -> str:
     strace = program('strace')
     if not strace:
@@ -297,7 +299,7 @@ def _lacks_strace() -> str:
     return '' if done.returncode == 0 else 'strace is not allowed here'
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _lacks_users() -> str:
     """Say why no system user can be made."""
     writable = os.access('/etc/passwd', os.W_OK) and os.access('/etc', os.W_OK)

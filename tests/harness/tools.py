@@ -8,7 +8,7 @@ to end with.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 READS = 'cat <&3 >/dev/null; exec 3<&-'
 BECOMES = 'exec "$@"'
@@ -54,7 +54,8 @@ if not child:
 os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 )
-PERMUTES = (  # as checkpassword-pam, which takes its options anywhere on the line, by getopt_long(3)
+# As checkpassword-pam, which takes its options anywhere on the line, by getopt_long(3). So prog must have none.
+PERMUTES = (
     'import getopt\noptions, argv = getopt.gnu_getopt(argv, "s:", ["service=", "stdout", "debug", "noenv"])\n'
     + PYTHON_ACCEPTS
 )
@@ -107,18 +108,42 @@ def indimail(users: Iterable[tuple[str, str]], has_switch: bool) -> str:
     return knows(users, f'{switch}exec "$@" 3</dev/null')
 
 
-def looks_up(users: Iterable[str], uid: int, gid: int, home: str) -> str:
-    """Return a tool for Dovecot's user lookups that knows these users by name, all with this uid, gid and home.
+def looks_up(users: Mapping[str, str], uid: int, gid: int, homes: str) -> str:
+    """Return a tool that knows these users with their passwords, all with this uid and gid, also for Dovecot's lookups.
 
-    With AUTHORIZED=1 it does not look at passwords, which are empty: it sets AUTHORIZED=2 and becomes prog, or ends
-    with 3. Without AUTHORIZED it refuses everybody.
+    With AUTHORIZED=1 it does not look at the password, which is empty: it sets AUTHORIZED=2 and becomes prog, or ends
+    with 3.
     """
-    patterns = '|'.join(shlex.quote(login) for login in users)
+    names = '|'.join(map(shlex.quote, users))
+    pairs = '|'.join(shlex.quote(f'{login} {password} ') + '*' for login, password in users.items())
     return (
-        "login=$(tr '\\0' '\\n' <&3 | head -n 1); exec 3<&-\n"
-        'if [ "$AUTHORIZED" != 1 ]; then exit 1; fi\n'
-        f'case $login in {patterns}) ;; *) exit 3 ;; esac\n'
-        f'export AUTHORIZED=2 USER="$login" HOME={shlex.quote(home)}/"$login" userdb_uid={uid} userdb_gid={gid}\n'
+        "given=$(tr '\\0' ' ' <&3; echo .); exec 3<&-\n"
+        'login=${given%% *}\n'
+        'if [ "$AUTHORIZED" = 1 ]; then\n'
+        f'    case $login in {names}) export AUTHORIZED=2 ;; *) exit 3 ;; esac\n'
+        'else\n'
+        f'    case $given in {pairs}) ;; *) exit 1 ;; esac\n'
+        'fi\n'
+        f'export USER="$login" HOME={shlex.quote(homes)}/"$login" userdb_uid={uid} userdb_gid={gid}\n'
         'export EXTRA="userdb_uid userdb_gid"\n'
         'exec "$@"'
     )
+
+
+# Sessions, for the prog of a server
+
+# Its first argument is the code that it ends with.
+POP3_SESSION = r"""
+printf '+OK session of %s, AUTH=%s\r\n' "$(id -un)" "$AUTH"
+while read -r command; do
+    case $command in
+    STAT*) printf '+OK 0 0\r\n' ;;
+    QUIT*) printf '+OK bye\r\n'; exit "$1" ;;
+    CRASH*) kill -SEGV $$ ;;
+    esac
+done
+"""
+SMTP_SESSION = r"""
+printf '235 session of %s for %s\r\n' "$(id -un)" "$AUTHUP_USER"
+while read -r command; do printf '221 bye\r\n'; exit 0; done
+"""
