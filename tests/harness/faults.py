@@ -98,11 +98,10 @@ def find(module: Any, target: str) -> tuple[Any, str]:
     """Return what a target is an attribute of, in the script or in another module, and its name there."""
     *places, name = target.split('.')
     owner = module
-    for number, place in enumerate(places):
-        if number == 0 and not hasattr(module, place):
-            owner = importlib.import_module(place)
-        else:
-            owner = getattr(owner, place)
+    if places and not hasattr(module, places[0]):
+        owner = importlib.import_module(places.pop(0))
+    for place in places:
+        owner = getattr(owner, place)
     return owner, name
 
 

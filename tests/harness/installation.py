@@ -94,6 +94,12 @@ class Installation(Case):
         self.assertEqual((said.code, said.errors), (0, ''), said)
         return said.output
 
+    def check(self, code: int = 0, **options: Any) -> str:
+        """Return what --check says, on one line, as it may wrap lines where it likes."""
+        said = self.say('--check', **options)
+        self.assertEqual((said.code, said.errors), (code, ''), said)
+        return ' '.join(said.output.split())
+
     def form(self) -> str:
         """Return the path of the one compiled form."""
         (name,) = os.listdir(f'{self.bin}/__pycache__')

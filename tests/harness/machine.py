@@ -135,9 +135,11 @@ PYTHON = os.environ.get('PWRAP_TEST_PYTHON') or (
 
 
 def copy_with_python(source: str, target: str) -> str:
-    """Copy a program whose first line names a Python, and name PYTHON there. Return the copy's path."""
+    """Copy a program in Python, and name PYTHON in its first line. Return the copy's path."""
     with open(source, encoding='utf-8') as original:
-        text = original.read().split('\n', 1)[1]
+        text = original.read()
+    if text.startswith('#!'):
+        text = text.partition('\n')[2]
     with open(target, 'w', encoding='utf-8') as copy:
         copy.write(f'#!{PYTHON} -IS\n{text}')
     os.chmod(target, 0o755)

@@ -54,7 +54,8 @@ if not child:
 os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 )
-PERMUTES = (  # as checkpassword-pam, which takes its options anywhere on the line, by getopt_long(3)
+# As checkpassword-pam, which takes its options anywhere on the line, by getopt_long(3). So prog must have none.
+PERMUTES = (
     'import getopt\noptions, argv = getopt.gnu_getopt(argv, "s:", ["service=", "stdout", "debug", "noenv"])\n'
     + PYTHON_ACCEPTS
 )
