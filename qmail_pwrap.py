@@ -221,18 +221,18 @@ class Login:
         if outcome.verdict not in (ACCEPTED, DISABLED):
             code = f' code={outcome.code}'
         milliseconds = (time.monotonic() - self.started) * 1000
-        self.is_decided = True
         # What the network chose stands last, so that nothing in it can be taken for a field.
         self.write_line(
             f'result={outcome.verdict} ip={escape(address, 60)} tool={outcome.tool}{code}'
             f' ms={milliseconds:.0f} user="{escape(self.name, 600)}"',
             levels.get(outcome.verdict, syslog.LOG_WARNING),
         )
+        self.is_decided = True
         return outcome.code
 
     def write_line(self, line: str, priority: int = syslog.LOG_ERR) -> None:
         if self.listener is not None:
-            self.listener.hear_line(line, self.is_decided)
+            self.listener.hear_line(line, priority)
         else:
             self.log.write(line, priority)
 
@@ -872,6 +872,12 @@ CHOICES = {
 }
 NAME_CHARACTERS = frozenset('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-')
 LONGEST_TIMEOUT = 86400  # seconds
+ENV_OPTIONS = {  # those of env(1) that take an operand
+    '-u': '--unset',
+    '-C': '--chdir',
+    '-a': '--argv0',
+    '-S': '--split-string',
+}
 WRITABLE_BY_OTHERS = 0o022
 FILE_TYPE = 0o170000  # of a mode, as in stat(2)
 REGULAR_FILE = 0o100000
@@ -899,7 +905,7 @@ class Tool:
         return any(matches(pattern, login) for pattern in self.wanted)
 
     def shown_users(self) -> str:
-        return escape(b','.join(self.patterns), 99)
+        return escape(b','.join(self.patterns), 60)
 
 
 def matches(pattern: bytes, login: bytes) -> bool:
@@ -1050,7 +1056,11 @@ def split_line(line: str) -> 'list[str]':
     if '"' in line or "'" in line or '\\' in line:
         import shlex  # 7 ms, only for a line that needs it
 
-        words = shlex.split(line)
+        lexer = shlex.shlex(line, posix=True)
+        lexer.whitespace = ' \t'
+        lexer.whitespace_split = True
+        lexer.commenters = ''
+        words = list(lexer)
     else:
         words = [word for word in line.replace('\t', ' ').split(' ') if word]
     if any(word.startswith('#') for word in words):  # it would become an argument
@@ -1140,29 +1150,47 @@ def check_command(words: 'list[str]') -> None:
 def find_program_of_env(arguments: 'list[str]') -> 'list[str]':
     """Return the program that env(1) would run, with its arguments; empty if none is there.
 
-    Source: env(1) of GNU coreutils. It takes options, then assignments, then the program.
+    Source: env(1) of GNU coreutils. It takes options, then assignments, then the program. Where its
+    rules are not all known here (-S has many) this finds no program rather than a wrong one.
     """
     words = list(arguments)
     while words:
         word = words.pop(0)
-        operand = None  # of an option that has one: where it is attached, what is attached
         option = ''
+        operand = ''
         if word.startswith('--'):
-            option, equals, attached = word.partition('=')
-            operand = attached if equals else None
+            name, _, operand = word.partition('=')
+            option = complete_env_option(name)
         elif word.startswith('-'):
             # Letters may stand together; the first that takes an operand takes the rest as that.
-            flags = word[1:].lstrip('iv0')
-            option = '-' + flags[:1]
-            operand = flags[1:] or None
-        elif '=' not in word:
+            letters = word[1:].lstrip('iv0')
+            option = ENV_OPTIONS.get('-' + letters[:1], '')
+            operand = letters[1:]
+        elif '=' not in word and '${' not in word:
             return [word, *words]
-        if option in ('-u', '-C', '-a', '-S', '--unset', '--chdir', '--argv0', '--split-string'):
-            if operand is None and words:
-                operand = words.pop(0)
-            if option in ('-S', '--split-string'):
-                words = (operand or '').split() + words
+        if option and not operand and words:
+            operand = words.pop(0)
+        if option == '--split-string':
+            words = split_env_string(operand) + words
     return []
+
+
+def complete_env_option(name: str) -> str:
+    """Return the long option of env(1) that takes an operand and may be written like this, or empty."""
+    for option in ENV_OPTIONS.values():
+        if len(name) > 2 and option.startswith(name):
+            return option
+    return ''
+
+
+def split_env_string(text: str) -> 'list[str]':
+    """Return the words that env -S makes of a string, none if that is not certain."""
+    import shlex
+
+    try:
+        return shlex.split(text.partition('\\c')[0], comments=True)
+    except ValueError:
+        return []
 
 
 def read_file(path: 'bytes | str') -> 'tuple[posix.stat_result, bytes]':
@@ -1199,8 +1227,7 @@ PLAIN_BYTES = frozenset(range(0x21, 0x7F)) - frozenset(b'"\\=')  # they stand in
 class Log:
     """Writes lines, each shorter than 1,024 bytes, to the system log or to descriptor 2."""
 
-    def __init__(self) -> None:
-        self.to_stderr = False
+    to_stderr = False
 
     def write(self, line: str, priority: int = syslog.LOG_ERR) -> None:
         """Write one line, by default about something wrong; nothing happens where no log is."""
@@ -1376,7 +1403,7 @@ def keep_together(text: str) -> str:
     return text.replace(' ', NO_BREAK)
 
 
-def show_judge(program: str, words: str, what: str) -> None:
+def show_judge(program: str, words: 'list[str]', what: str) -> None:
     """Print as whom this runs, and how to run it as the mail server's user."""
     import os
     import pwd
@@ -1387,24 +1414,30 @@ def show_judge(program: str, words: str, what: str) -> None:
     except KeyError:
         name = '(no name)'
     print(wrap(f'{what} user {name}, uid {os.geteuid()}; as the user of a service:'))
-    line = f'{shlex.quote(program)} {words}'
+    quoted = [shlex.quote(word) for word in (program, *words)]
     named = os.environ.get('PWRAP_CONF')
     if named:
-        line = f'PWRAP_CONF={shlex.quote(named)} {line}'
-    show_shell_command(f'su -s /bin/sh USER -c {shlex.quote(line)}')
+        quoted.insert(0, f'PWRAP_CONF={shlex.quote(named)}')
+    # Within the quotes, too, the shell of the service's user finds the breaks between its words.
+    inner = shlex.quote(' '.join(word.replace(' ', NO_BREAK) for word in quoted))
+    show_shell_command(f'su -s /bin/sh USER -c {inner}')
 
 
 def show_shell_command(command: str) -> None:
-    """Print a command; a long one on several lines, in a way that can be pasted into a shell."""
+    """Print a command; a long one on several lines, in a way that can be pasted into a shell.
+
+    NO_BREAK stands for a blank within a word, where a break would change the word.
+    """
     lines = ['']
-    for word in printable(command).split(' '):
-        if lines[-1] and len(lines[-1]) + len(word) + 3 > WIDTH:
+    for word in command.split(' '):
+        shown = printable(word.replace(NO_BREAK, ' '))
+        if lines[-1] and len(lines[-1]) + len(shown) + 3 > WIDTH:
             lines[-1] += ' \\'
-            lines.append(word)
+            lines.append(shown)
         elif lines[-1]:
-            lines[-1] += f' {word}'
+            lines[-1] += f' {shown}'
         else:
-            lines[-1] = word
+            lines[-1] = shown
     print('\n'.join(lines))
 
 
@@ -1436,14 +1469,8 @@ def check(program: str, operands: 'list[str]') -> int:
         show('every login would fail or miss a tool', False)
     else:
         show('the configuration is good', True)
-    show_judge(program, ' '.join(['--check', *map(quote_word, operands)]), 'judged for')
+    show_judge(program, ['--check', *operands], 'judged for')
     return 1 if problems else 0
-
-
-def quote_word(word: str) -> str:
-    import shlex
-
-    return shlex.quote(word)
 
 
 def show_settings(configuration: Configuration) -> None:
@@ -1662,7 +1689,8 @@ def show_stale_form() -> None:
         return
     show(f'warning: {printable(form)} is missing or stale; renew it with:', False)
     words = [sys.executable, '-m', 'compileall', '-q', '--invalidation-mode', 'checked-hash']
-    show_shell_command(shlex.join([*words, __file__]))
+    quoted = [shlex.quote(word).replace(' ', NO_BREAK) for word in (*words, __file__)]
+    show_shell_command(' '.join(quoted))
 
 
 def find_unsafe_places(configuration: Configuration, program: str) -> 'list[str]':
@@ -1761,8 +1789,8 @@ class Listener:
         self.number = 0  # of the tool that was heard last
         self.since = time.monotonic()
 
-    def hear_line(self, line: str, is_result: bool) -> None:
-        self.show(f'the log: {line}' if is_result else line)
+    def hear_line(self, line: str, priority: int) -> None:
+        self.show(line if priority == syslog.LOG_ERR else f'the log: {line}')
 
     def hear_answer(self, tool: Tool, outcome: Outcome) -> None:
         """Show a tool's answer, and note the tool that accepts."""
@@ -1808,7 +1836,7 @@ def try_login(program: str, login: str) -> int:
         configuration = read_configuration(program)
         if configuration.values['auth'] == '0' and not configuration.problems:
             show('auth=0: everybody would be let in; the tools are asked all the same', None)
-        show_judge(program, f'--test {quote_word(login)}', f'{configuration.path} is tried as')
+        show_judge(program, ['--test', login], f'{configuration.path} is tried as')
         code, notes = run_login(program, make_triple(os.fsencode(login), password), None)
         if notes:
             tool = configuration.tools[int(notes) - 1]
