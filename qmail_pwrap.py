@@ -1176,7 +1176,7 @@ def find_program_of_env(arguments: 'list[str]') -> 'list[str]':
 
 
 def complete_env_option(name: str) -> str:
-    """Return the long option of env(1) that takes an operand and may be written like this, or empty."""
+    """Return the long option of env(1), with an operand, that this may be short for; or empty."""
     for option in ENV_OPTIONS.values():
         if len(name) > 2 and option.startswith(name):
             return option
