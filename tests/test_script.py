@@ -1,4 +1,4 @@
-"""The script is a text that can be read: plain code, in a login's order, and one executable file."""
+"""The script is a text that can be read: plain code, in the order of a login, in one file."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Form(unittest.TestCase):
                     yield first.value
 
     def test_no_text_is_run(self) -> None:
-        """Nothing is exec'd, eval'd or compiled: every reader and every tool sees all code as code."""
+        """Nothing is exec'd, eval'd or compiled: readers and tools see all code as code."""
         names = {node.id for node in ast.walk(self.tree) if isinstance(node, ast.Name)}
         names |= {node.attr for node in ast.walk(self.tree) if isinstance(node, ast.Attribute)}
         self.assertEqual(names & RUNS_TEXT, set())
@@ -100,7 +100,7 @@ class Form(unittest.TestCase):
 
 class File(unittest.TestCase):
     def test_executable(self) -> None:
-        """The first line names Python, isolated and without site packages; the file is executable."""
+        """The first line names Python, isolated and without site packages; it is executable."""
         self.assertEqual(text_of_script().splitlines()[0], '#!/usr/bin/python3 -IS')
         self.assertTrue(os.access(machine.ORIGINAL, os.X_OK))
 
