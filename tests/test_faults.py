@@ -46,7 +46,7 @@ class Scene(NamedTuple):
 
 USUAL = Scene(
     (
-        'timeout=9',
+        'timeout=60',
         'users=bob* /bin/false',
         'TEST/missing "a b"',
         'refused=1-3 /usr/bin/env TEST/rejects',

@@ -51,7 +51,7 @@ class SecretsCase(Case):
                     self.assertNotIn(SECRET, read_file(os.path.join(folder, name)), name)
 
 
-@needs('strace')
+@needs('strace', '/proc')
 class Traced(SecretsCase):
     """Every system call of the wrapper, the tools and the session is looked at."""
 
