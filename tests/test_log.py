@@ -1,117 +1,499 @@
-"""What is logged, and that nobody can make it lie."""
+"""The log: one line for each login, at most one for each problem, and nobody can make it lie."""
+
+from __future__ import annotations
 
 import os
+import posix
 import re
 import shutil
+import socket
+import syslog
+import unittest
+from typing import Any
+from unittest import mock
 
-from tests.harness.logins import ACCEPTS, REJECTS, TRIPLE, Case, read_file
+from tests.harness import machine
+from tests.harness.logins import (
+    ACCEPTS,
+    REJECTS,
+    RESULT,
+    TRIPLE,
+    Case,
+    Login,
+    Way,
+    both_ways,
+    read_file,
+)
+from tests.harness.machine import needs
+from tests.harness.syslog import SyslogListener
+from tests.harness.tools import refuses
 
-HOSTILE = [b'"', b'\\', b'\\"', b'a" tool=/bin/x user="b', b'bob result=accepted', b'a\nqmail-pwrap[1]: result=accepted',
-           b'\r\n\r\n', b'\x1b[2J\x1b]0;x\x07', b'x ip=203.0.113.9', b'\xe4\xf6\xff', '\u202euser'.encode(), b'\x00'[:0],
-           b'%s%n%x', b'a' * 490, b'"' * 490, b'\xff' * 490, bytes(range(1, 256)), b' ', b'=', b'-', b'\t\x7f\x80']
+SCRIPT = machine.import_script()
+FIELDS = ['result', 'ip', 'tool', 'code', 'ms', 'user']
+PRINTABLE = re.compile(r'[ -~]{1,1000}')
+SHOWN = re.compile(r'(?:\\x[0-9a-f]{2}|[!#-<>-\[\]-~])*')  # what escape() makes, uncut
+
+HOSTILE = [  # as login, and as address where the environment can hold it
+    b'',
+    b' ',
+    b'-',
+    b'=',
+    b'\\',
+    b'"',
+    b'"" ',
+    b'\t\x7f\x80',
+    b'a" tool=/bin/x user="b',
+    b'bob result=accepted',
+    b'result=accepted',
+    b'x ip=203.0.113.9',
+    b'a\nqmail-pwrap[1]: result=accepted',
+    b'\r\n\r\n',
+    b'\x1b[2J\x1b]0;x\x07',
+    b'\xe4\xf6\xff',
+    'ä@exämple.org'.encode(),
+    '\u202euser'.encode(),
+    '\u202e\u2028\u0085'.encode(),
+    b'x' * 490,
+    b'a' * 595 + b'\n',
+    b'"' * 490,
+    b'=' * 490,
+    b'\n' * 490,
+    b'\xff' * 490,
+    bytes(range(1, 256)),
+]
+
+ADDRESSES: list[tuple[dict[bytes, bytes], str]] = [  # environment, and what stands behind ip=
+    ({}, '-'),
+    ({b'TCPREMOTEIP': b''}, '-'),
+    ({b'TCPREMOTEIP': b'', b'TCP6REMOTEIP': b''}, '-'),
+    ({b'TCPREMOTEIP': b'192.0.2.7'}, '192.0.2.7'),
+    ({b'TCP6REMOTEIP': b'2001:db8::7'}, '2001:db8::7'),
+    ({b'TCPREMOTEIP': b'', b'TCP6REMOTEIP': b'2001:db8::7'}, '2001:db8::7'),
+    ({b'TCPREMOTEIP': b'192.0.2.7', b'TCP6REMOTEIP': b'2001:db8::7'}, '192.0.2.7'),
+    ({b'TCPREMOTEIP': b'::ffff:192.0.2.7'}, '::ffff:192.0.2.7'),
+    ({b'TCPREMOTEIP': b'fe80::1%e0'}, 'fe80::1%e0'),
+    ({b'TCPREMOTEIP': b'1 user="x" tool=y'}, '1\\x20user\\x3d\\x22x\\x22\\x20tool\\x3dy'),
+    ({b'TCPREMOTEIP': b'1\n2'}, '1\\x0a2'),
+    ({b'TCP6REMOTEIP': b'1\n2'}, '1\\x0a2'),
+    ({b'TCPREMOTEIP': b' '}, '\\x20'),
+    ({b'TCPREMOTEIP': b'\xff'}, '\\xff'),
+    ({b'TCPREMOTEIP': b'x' * 60}, 'x' * 60),
+    ({b'TCPREMOTEIP': b'x' * 61}, 'x' * 60 + '\\...'),
+    ({b'TCPREMOTEIP': b'x' * 5000}, 'x' * 60 + '\\...'),
+    ({b'TCPREMOTEIP': b'"' * 5000}, '\\x22' * 15 + '\\...'),
+]
+
+LEVELS = {
+    'accepted': syslog.LOG_INFO,
+    'unknown': syslog.LOG_INFO,
+    'rejected': syslog.LOG_NOTICE,
+    'temporary': syslog.LOG_WARNING,
+    'disabled': syslog.LOG_WARNING,
+}
 
 
-class Lines(Case):
-    def setUp(self):
+def unescape(shown: str) -> tuple[bytes, bool]:
+    """Return the bytes of which this is shown, and whether it was cut."""
+    is_cut = shown.endswith('\\...')
+    kept = shown[:-4] if is_cut else shown
+    if not SHOWN.fullmatch(kept):
+        raise AssertionError(f'not well formed: {shown}')
+    return re.sub(rb'\\x(..)', lambda match: bytes([int(match[1], 16)]), kept.encode()), is_cut
+
+
+class Recorder:
+    """Takes the place of a Log."""
+
+    to_stderr = False
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, str]] = []
+
+    def write(self, line: str, priority: int = syslog.LOG_ERR) -> None:
+        self.lines.append((priority, line))
+
+
+def log_of(
+    outcome: Any, name: bytes = b'alice', environment: dict[bytes, bytes] | None = None
+) -> list[tuple[int, str]]:
+    """Return priority and text of the lines of a login that comes to this."""
+    recorder = Recorder()
+    with mock.patch.dict(posix.environ, environment or {}):
+        for variable in {b'TCPREMOTEIP', b'TCP6REMOTEIP'} - set(environment or {}):
+            posix.environ.pop(variable, None)
+        login = SCRIPT.Login('/program', [b'true'], recorder)
+        login.name = name
+        login.end(outcome)
+    return recorder.lines
+
+
+class Escaping(unittest.TestCase):
+    """escape(): any bytes become one printable word that looks like no field."""
+
+    def test_what_is_shown(self) -> None:
+        """Letters, digits and harmless punctuation stay, everything else becomes \\xHH."""
+        plain = b"azAZ09._-@+/:,;!?#$%&'()*<>[]^`{|}~"
+        table = [
+            (b'', ''),
+            (plain, plain.decode()),
+            (b' ', '\\x20'),
+            (b'"', '\\x22'),
+            (b'=', '\\x3d'),
+            (b'\\', '\\x5c'),
+            (b'\\x41', '\\x5cx41'),
+            (b'\0\t\n\r\x1b\x1f', '\\x00\\x09\\x0a\\x0d\\x1b\\x1f'),
+            (b'\x7f\x80\xff', '\\x7f\\x80\\xff'),
+            ('ä€'.encode(), '\\xc3\\xa4\\xe2\\x82\\xac'),
+        ]
+        for data, shown in table:
+            with self.subTest(data=data):
+                self.assertEqual(SCRIPT.escape(data, 100), shown)
+
+    def test_every_byte(self) -> None:
+        """Each of the 256 bytes has a form that can be read back, without blank, quote or =."""
+        for byte in range(256):
+            with self.subTest(byte=byte):
+                shown = SCRIPT.escape(bytes([byte]), 10)
+                self.assertEqual(unescape(shown), (bytes([byte]), False))
+
+    def test_what_is_too_long(self) -> None:
+        """Beyond the limit it ends in \\..., not within an escape; at most four characters more."""
+        table = [
+            (b'abcdef', 6, 'abcdef'),
+            (b'abcdefg', 6, 'abcdef\\...'),
+            (b'ab"', 6, 'ab\\x22'),
+            (b'abc"', 6, 'abc\\...'),
+            (b'abcd"', 6, 'abcd\\...'),
+            (b'abcde"', 6, 'abcde\\...'),
+            (b'abcdef"', 6, 'abcdef\\...'),
+            (b'ab"c', 6, 'ab\\x22\\...'),
+            (b'""', 4, '\\x22\\...'),
+            (b'""', 3, '\\...'),
+            (b'\\' * 9, 12, '\\x5c' * 3 + '\\...'),
+        ]
+        for data, limit, shown in table:
+            with self.subTest(data=data, limit=limit):
+                self.assertEqual(SCRIPT.escape(data, limit), shown)
+        for data in HOSTILE:
+            for limit in range(4, 40):
+                shown = SCRIPT.escape(data, limit)
+                self.assertLessEqual(len(shown), limit + 4)
+                kept, is_cut = unescape(shown)
+                self.assertTrue(data.startswith(kept))
+                self.assertEqual(is_cut, kept != data)
+
+
+class ResultLine(unittest.TestCase):
+    """The one result line: its fields, its level, and that nobody else can write into it."""
+
+    def test_fields(self) -> None:
+        """result, ip, tool, code, ms and user in this order; code only where nobody is let in."""
+        outcome = SCRIPT.Outcome
+        table = [
+            (outcome('accepted', 0, tool='x'), 'result=accepted ip=- tool=x ms=0 user="alice"'),
+            (outcome('disabled', 0), 'result=disabled ip=- tool=- ms=0 user="alice"'),
+            (
+                outcome('rejected', 1, tool='x'),
+                'result=rejected ip=- tool=x code=1 ms=0 user="alice"',
+            ),
+            (outcome('rejected', 100), 'result=rejected ip=- tool=- code=100 ms=0 user="alice"'),
+            (outcome('temporary', 111), 'result=temporary ip=- tool=- code=111 ms=0 user="alice"'),
+            (outcome('temporary', 2), 'result=temporary ip=- tool=- code=2 ms=0 user="alice"'),
+            (
+                outcome('unknown', 3, tool='x'),
+                'result=unknown ip=- tool=x code=3 ms=0 user="alice"',
+            ),
+        ]
+        for given, wanted in table:
+            with self.subTest(wanted):
+                [(_, line)] = log_of(given)
+                self.assertEqual(re.sub(r' ms=\d+', ' ms=0', line), wanted)
+                self.assertRegex(line, RESULT)
+
+    def test_levels(self) -> None:
+        """Each result has its syslog level, and a problem, in a line before it, is an error."""
+        for verdict, level in LEVELS.items():
+            for problem in ('', 'what is wrong'):
+                with self.subTest(verdict, problem=problem):
+                    lines = log_of(SCRIPT.Outcome(verdict, 0, problem))
+                    self.assertEqual(lines[:-1], [(syslog.LOG_ERR, problem)] if problem else [])
+                    self.assertEqual(lines[-1][0], level)
+                    self.assertTrue(lines[-1][1].startswith(f'result={verdict} '))
+
+    def test_addresses(self) -> None:
+        """ip is TCPREMOTEIP, else TCP6REMOTEIP, else "-"; neither adds a field."""
+        for environment, shown in ADDRESSES:
+            with self.subTest(environment):
+                [(_, line)] = log_of(SCRIPT.Outcome('rejected', 1), environment=environment)
+                match = RESULT.match(line)
+                self.assertEqual(match and match['ip'], shown)
+
+    def test_hostile_words(self) -> None:
+        """Whatever bytes login and address hold, one printable line of less than 1,000 characters
+        comes out, without a field that the wrapper did not write; the login can be read back."""
+        for word in HOSTILE:
+            for verdict in ('accepted', 'rejected'):
+                with self.subTest(verdict, word=word):
+                    address = {b'TCPREMOTEIP': word}
+                    outcome = SCRIPT.Outcome(verdict, 1, tool='/' + 't' * 199 + '\\...')
+                    [(_, line)] = log_of(outcome, name=word, environment=address)
+                    self.assertRegex(line, PRINTABLE)
+                    self.assertEqual(line.count(' '), 5 if verdict == 'rejected' else 4)
+                    names = [name for name in FIELDS if verdict == 'rejected' or name != 'code']
+                    self.assertEqual(re.findall(r'(\w+)=', line), names)
+                    match = RESULT.match(line)
+                    assert match
+                    shown, is_cut = unescape(match['user'])
+                    self.assertTrue(word.startswith(shown) if is_cut else shown == word)
+                    self.assertTrue(len(shown) > 100 or shown == word)
+
+    def test_milliseconds(self) -> None:
+        """ms counts from the start of the login."""
+        recorder = Recorder()
+        login = SCRIPT.Login('/program', [b'true'], recorder)
+        login.started -= 60.004
+        login.end(SCRIPT.Outcome('temporary', 111))
+        match = RESULT.match(recorder.lines[0][1])
+        assert match
+        self.assertLess(abs(int(match['ms']) - 60004), 5000)
+
+
+class Descriptor2(Case):
+    """log=stderr, for multilog."""
+
+    def setUp(self) -> None:
         super().setUp()
-        self.tool('yes', ACCEPTS)
-        self.tool('no', REJECTS)
+        self.yes = self.tool('yes', ACCEPTS)
+        self.no = self.tool('no', REJECTS)
 
-    def test_fields(self):
-        """Exactly one result line a login, with result, ip, tool, code, ms and user in this order."""
-        self.configure(self.path('no'), self.path('yes'))
-        login = self.login('true', env={'TCPREMOTEIP': '192.0.2.7'})
-        self.assertRegex(login.log()[0], r'^result=accepted ip=192\.0\.2\.7 tool=\S+/yes ms=\d+ user="alice@example\.org"$')
-        self.configure(self.path('no'))
-        login = self.login('true', env={'TCPREMOTEIP': '192.0.2.7'})
-        self.assertRegex(login.log()[0],
-                         r'^result=rejected ip=192\.0\.2\.7 tool=\S+/no code=1 ms=\d+ user="alice@example\.org"$')
-        self.assertEqual(len(login.log()), 1)
+    def text(self, login: Login) -> str:
+        return read_file(f'{login.folder}/2').decode('latin-1')
 
-    def test_address(self):
-        """ip is TCPREMOTEIP, else TCP6REMOTEIP, else "-"; nothing else gets into the line that way."""
-        self.configure(self.path('no'))
-        for env, shown in [({}, '-'), ({'TCPREMOTEIP': ''}, '-'), ({'TCP6REMOTEIP': '2001:db8::7'}, '2001:db8::7'),
-                           ({'TCPREMOTEIP': '192.0.2.7', 'TCP6REMOTEIP': '2001:db8::7'}, '192.0.2.7'),
-                           ({'TCPREMOTEIP': '1 user="x" tool=y'}, '1\\x20user\\x3d\\x22x\\x22\\x20tool\\x3dy'),
-                           ({'TCPREMOTEIP': 'x' * 5000}, 'x' * 60 + '\\...'), ({'TCPREMOTEIP': '1\n2'}, '1\\x0a2')]:
-            with self.subTest(env=env):
-                self.assertEqual(self.login('true', env=env).result()['ip'], shown)
+    @both_ways
+    def test_one_line_a_login(self, way: Way) -> None:
+        """A login is one line that begins with program and process number, however many refuse."""
+        environment = {'TCPREMOTEIP': '192.0.2.7'}
+        for tools, code, end in (
+            ([self.no, self.yes], way.code, f'result=accepted ip=192.0.2.7 tool={self.yes} ms=0'),
+            ([self.no], 1, f'result=rejected ip=192.0.2.7 tool={self.no} code=1 ms=0'),
+        ):
+            self.configure(*tools)
+            login = self.login(*way.prog, env=environment)
+            line = re.sub(r' ms=\d+', ' ms=0', self.text(login))
+            wanted = f'qmail-pwrap[{login.pid}]: {end} user="alice@example.org"\n'
+            self.assertEqual((login.code, line), (code, wanted))
 
-    def test_hostile_logins(self):
-        """Whatever bytes a login holds, one printable ASCII line of less than 1,024 bytes comes out, in which a
-        reader sees no field that the wrapper did not write."""
-        self.configure(self.path('no'))
-        for user in HOSTILE:
-            with self.subTest(user=user):
-                login = self.login('true', triple=user.replace(b'\0', b'') + b'\0' + b'p\0')
-                self.assertEqual(login.code, 1)
-                text = read_file(f'{login.folder}/2')
-                self.assertEqual(text.count(b'\n'), 1)
-                self.assertLess(len(text), 1024)
-                line = text[:-1].decode('ascii')
-                self.assertTrue(line.isprintable())
-                names = re.findall(r'(\w+)=', line)
-                self.assertEqual(names, ['result', 'ip', 'tool', 'code', 'ms', 'user'])
-                self.assertEqual(len(line.split(' ')), 7)
-                shown = login.result()['user']
-                decoded = re.sub(r'\\x(..)', lambda match: chr(int(match[1], 16)), shown).encode('latin-1')
-                self.assertTrue(decoded == user or shown.endswith('\\...') and user.startswith(decoded[:-4]))
+    def test_one_write_a_line(self) -> None:
+        """A line is written at once, so that the lines of logins at the same time do not mix."""
+        self.configure(self.path('missing'), self.no)
+        reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with reader, writer:
+            self.login('true', descriptors={2: writer.fileno()})
+            writer.close()
+            writes = []
+            while packet := reader.recv(4096):
+                writes.append(packet)
+        self.assertEqual(len(writes), 2, writes)
+        for packet in writes:
+            self.assertRegex(packet, rb'\Aqmail-pwrap\[\d+\]: [ -~]+\n\Z')
 
-    def test_secret(self):
-        """The password is never logged, wherever the NULs stand."""
-        self.tool('crash', 'kill -SEGV $$')
-        for line in (self.path('no'), self.path('crash'), '/nonexistent'):
-            self.configure(line)
-            for triple in (b'alice\0s3cr3t\0\0', b'\0s3cr3t\0', b'alice\0s3cr3t', b'alice s3cr3t', b'a\0s3cr3t' + b'x' * 600,
-                           b's3cr3t' * 100):
-                with self.subTest(triple=triple):
-                    login = self.login('true', triple=triple)
-                    self.assertNotIn(b's3cr3t', read_file(f'{login.folder}/2'))
-                    login.result()
+    def test_login_of_a_bad_triple(self) -> None:
+        """The login is logged also where the triple is refused, as far as it is one."""
+        self.configure(self.no)
+        for triple, result, user in (
+            (TRIPLE + b'x' * 600, 'rejected', 'alice@example.org'),
+            (b'alice\0', 'temporary', 'alice'),
+            (b'alice\0secret', 'temporary', 'alice'),
+            (b'alice', 'temporary', ''),
+            (b'', 'temporary', ''),
+            (b'\0secret\0', 'rejected', ''),
+        ):
+            with self.subTest(triple=triple[:30]):
+                fields = self.login('true', triple=triple).result()
+                self.assertEqual((fields['result'], fields['user']), (result, user))
 
-    def test_long_tool(self):
-        """A tool's path is shortened and escaped, so that the line stays a line."""
+    def test_name_of_a_tool(self) -> None:
+        """A tool is called by its name=, else by its path, escaped and cut."""
         path = os.path.join(self.folder, 'a "b' + 'c' * 200, 'd' * 200)
         os.makedirs(os.path.dirname(path))
-        shutil.copy(self.path('no'), path)
-        quoted = "'" + path + "'"
-        self.configure(quoted)
-        login = self.login('true', triple=b'"' * 490 + b'\0\0', env={'TCPREMOTEIP': '"' * 100})
+        shutil.copy(self.no, path)
+        self.configure(f"'{path}'")
+        login = self.login('true', triple=b'"' * 490 + b'\0p\0', env={'TCPREMOTEIP': '"' * 100})
         self.assertEqual(login.code, 1)
-        self.assertLess(len(read_file(f'{login.folder}/2')), 1024)
-        self.assertIn('/a\\x20\\x22bccc', login.result()['tool'])
+        self.assertLess(len(self.text(login)), 1024)
+        self.assertRegex(login.result()['tool'], r'/a\\x20\\x22bc+\\\.\.\.$')
+        self.configure(f"name=a.B-3_ '{path}'")
+        self.assertEqual(self.login('true').result()['tool'], 'a.B-3_')
 
-    def test_closed_stderr(self):
-        """Where the log cannot be reached, the exit code alone is the answer."""
-        self.configure(self.path('no'))
-        self.assertEqual(self.login('true', closed=(2,)).code, 1)
-        self.configure('/nonexistent', self.path('yes'))
-        self.assertEqual(self.login('true', closed=(2,)).code, 0)
-        reader, writer = os.pipe()
-        os.close(reader)
-        self.assertEqual(self.login('true', descriptors={2: writer}).code, 0)
-        os.close(writer)
+    def test_counts_in_a_file_with_a_mistake(self) -> None:
+        """log=stderr counts where its own line is right, also if another line is wrong."""
+        for lines in (['nonsense', 'log=stderr'], ['log=stderr', 'timeout=x'], ['log=stderr']):
+            with self.subTest(lines=lines):
+                self.write('pwrap.conf', '\n'.join([*lines, '']))
+                login = self.login('true')
+                self.assertEqual((login.code, login.result()['result']), (111, 'temporary'))
+                self.assertRegex(login.problems()[0], f'^{re.escape(self.conf)}:')
 
-    def test_one_write(self):
-        """A line is written at once, so that the lines of logins at the same time do not mix."""
-        self.configure(self.path('no'))
-        reader, writer = os.pipe()
-        self.addCleanup(os.close, reader)
-        logins = [self.start('true', descriptors={2: writer}) for _ in range(20)]
-        os.close(writer)
-        for login in logins:
-            login.wait()
-        text = b''
-        piece = b'first'
-        while piece:
-            piece = os.read(reader, 65536)
-            text += piece
-        self.assertEqual(len(re.findall(rb'(?m)^qmail-pwrap\[\d+\]: result=rejected .*"alice@example\.org"$', text)), 20)
+    def test_counts_only_as_its_own_line_says(self) -> None:
+        """A file whose line about the log is wrong, or is not there, never reaches descriptor 2."""
+        for line in (
+            'log=STDERR',
+            'log=',
+            'log=syslog',
+            'log=stderr log=stderr',
+            f'log=stderr {self.yes}',
+            'log=stderr nonsense',
+            '#log=stderr',
+            f'{self.yes} log=stderr',
+        ):
+            with self.subTest(line=line):
+                self.write('pwrap.conf', f'{line}\nnonsense\n')
+                self.assertEqual((self.login('true').code, self.text(self.last)), (111, ''))
 
-    def test_triple(self):
-        """The login is logged also where the triple is refused."""
-        self.configure(self.path('no'))
-        self.assertEqual(self.login('true', triple=TRIPLE + b'x' * 600).result()['user'], 'alice@example.org')
-        self.assertEqual(self.login('true', triple=b'alice\0').result()['user'], 'alice')
-        self.assertEqual(self.login('true', triple=b'alice').result()['user'], '')
+    def test_counts_only_in_a_file_that_is_safe(self) -> None:
+        """A file that others can write to, or own, does not say where the log goes."""
+        self.configure(self.yes)
+        for mode in (0o664, 0o646, 0o666):
+            with self.subTest(mode=f'{mode:o}'):
+                os.chmod(self.conf, mode)
+                self.assertEqual((self.login('true').code, self.text(self.last)), (111, ''))
+        os.chmod(self.conf, 0o644)
+        if os.geteuid() == 0:
+            os.chown(self.conf, machine.someone()[0], 0)
+            self.assertEqual((self.login('true').code, self.text(self.last)), (111, ''))
+
+    def login(self, *prog: str, **options: Any) -> Login:
+        self.last = super().login(*prog, **options)
+        return self.last
+
+
+class Problems(Case):
+    """What is logged besides the result, and what it is worth."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        yes, no = self.tool('yes', ACCEPTS), self.tool('no', REJECTS)
+        crash = self.tool('crash', 'ulimit -c 0; kill -SEGV $$')
+        down, slow = self.tool('down', refuses(111)), self.tool('slow', 'exec sleep 1000')
+        none, unrun = self.path('none'), self.write('unrun', '')
+        self.table: list[tuple[list[str], str | None]] = [  # lines, and the one problem line
+            ([none, yes], f'{none}: cannot run: No such file or directory'),
+            ([unrun, no], f'{unrun}: cannot run: Permission denied'),
+            ([f'name=my-tool {crash}', yes], 'my-tool: killed by SIGSEGV'),
+            ([down], f'{down}: temporary failure, exit code 111'),
+            ([f'timeout=1 {slow}', yes], f'{slow}: timed out after 1 s and was killed'),
+            (['colour=red', yes], 'CONF:2: unknown setting colour='),
+            (['users=*'], 'CONF: no tool is enabled'),
+            ([no, yes], None),
+            ([no], None),
+        ]
+
+    @both_ways
+    def test_at_most_one_line_each(self, way: Way) -> None:
+        """A problem is one line before the result: whose it is, and what; a refusal is none."""
+        started = []
+        for number, (lines, problem) in enumerate(self.table):
+            conf = self.write(f'conf{number}', '\n'.join(['log=stderr', *lines, '']))
+            wanted = [] if problem is None else [problem.replace('CONF', conf)]
+            started.append((wanted, self.start(*way.prog, env={'PWRAP_CONF': conf})))
+        for wanted, login in started:
+            with self.subTest(problem=wanted):
+                login.wait()
+                self.assertEqual(login.problems(), wanted)
+                self.assertIn('result=', login.log()[-1])
+                self.assertEqual((login.output(1), login.output(2)), (b'', b''))
+
+    def test_one_line_for_each_of_several(self) -> None:
+        """Each tool with a problem has a line, in order; of a file's mistakes the first has."""
+        none, crash = self.path('none'), self.path('crash')
+        self.configure(none, crash, 'name=second ' + none, self.path('no'))
+        said = [line.partition(': ')[0] for line in self.login('true').problems()]
+        self.assertEqual(said, [none, crash, 'second'])
+        self.configure('colour=red', 'timeout=x', self.path('yes'))
+        self.assertEqual(self.login('true').problems(), [f'{self.conf}:2: unknown setting colour='])
+
+    def test_without_a_triple(self) -> None:
+        """A descriptor 3 that is closed or cannot be read is one line."""
+        self.configure(self.path('yes'))
+        with open(os.devnull, 'wb') as writing:
+            for triple, problem in (
+                (None, 'descriptor 3 is not open: a mail server has to write the login there'),
+                (writing.fileno(), 'descriptor 3 cannot be read: Bad file descriptor'),
+            ):
+                with self.subTest(problem):
+                    self.assertEqual(self.login('true', triple=triple).problems(), [problem])
+
+    def test_prog_that_cannot_be_run(self) -> None:
+        """A prog that cannot be run is one line, with its name escaped and cut."""
+        self.configure(self.path('yes'))
+        for prog, shown in (
+            ('/nonexistent/prog', '/nonexistent/prog'),
+            ('/nonexistent/a "b=\n', '/nonexistent/a\\x20\\x22b\\x3d\\x0a'),
+            ('/' + 'x' * 300, '/' + 'x' * 199 + '\\...'),
+        ):
+            with self.subTest(prog=prog):
+                login = self.login(prog)
+                [line] = login.problems()
+                self.assertTrue(line.startswith(f'{shown}: prog cannot be run: '), line)
+                self.assertEqual((login.code, login.result()['result']), (111, 'accepted'))
+
+
+@needs('syslog')
+class Syslog(Case):
+    """log=syslog, the default."""
+
+    @both_ways
+    def test_facility_levels_and_tag(self, way: Way) -> None:
+        """The lines go to the facility mail, with program and process number in front, results at
+        their levels and problems at err; nothing goes to descriptors 1 and 2."""
+        yes, no = self.tool('yes', ACCEPTS), self.tool('no', REJECTS)
+        none = self.path('none')
+        knows = self.tool('knows', 'cat <&3 >/dev/null; exit 3')
+        err, warning = syslog.LOG_ERR, syslog.LOG_WARNING
+        cases: list[tuple[list[str], dict[str, str], list[tuple[int, str]]]] = [
+            ([none, yes], {}, [(err, none), (syslog.LOG_INFO, 'result=accepted')]),
+            ([no], {}, [(syslog.LOG_NOTICE, 'result=rejected')]),
+            ([none], {}, [(err, none), (warning, 'result=temporary')]),
+            (['auth=0', yes], {}, [(warning, 'result=disabled')]),
+            (['nonsense'], {}, [(err, self.conf), (warning, 'result=temporary')]),
+            ([knows], {'AUTHORIZED': '1'}, [(syslog.LOG_INFO, 'result=unknown')]),
+        ]
+        with SyslogListener() as listener:
+            for lines, environment, wanted in cases:
+                with self.subTest(lines=lines):
+                    listener.clear()
+                    self.write('pwrap.conf', '\n'.join([*lines, '']))
+                    triple = b'alice\0\0\0' if environment else TRIPLE
+                    command = listener.command(self.command)
+                    login = self.login(*way.prog, command=command, env=environment, triple=triple)
+                    listener.wait_for('^result=')
+                    got = listener.lines('qmail-pwrap')
+                    self.assertEqual([line.severity for line in got], [one for one, _ in wanted])
+                    for line, (_, start) in zip(got, wanted):
+                        self.assertTrue(line.text.startswith(start), line)
+                        self.assertEqual(line.tag, f'qmail-pwrap[{login.pid}]')
+                        self.assertEqual(line.facility, syslog.LOG_MAIL >> 3)
+                    self.assertRegex(got[-1].text, RESULT)
+                    for number in (1, 2):
+                        self.assertEqual(read_file(f'{login.folder}/{number}'), b'')
+
+    def test_report_step(self) -> None:
+        """The report step logs to the same place."""
+        self.write('pwrap.conf', self.tool('yes', ACCEPTS) + '\n')
+        with SyslogListener() as listener:
+            command = listener.command(self.command)
+            self.login('/nonexistent/prog', command=command)
+            line = listener.wait_for('prog cannot be run')
+        self.assertEqual((line.severity, line.facility), (syslog.LOG_ERR, syslog.LOG_MAIL >> 3))
+
+    def test_percent_signs(self) -> None:
+        """A % in a line is a %."""
+        self.write('pwrap.conf', self.tool('no', REJECTS) + '\n')
+        with SyslogListener() as listener:
+            command = listener.command(self.command)
+            self.login('true', command=command, triple=b'%s%n%m%d\0p\0')
+            self.assertTrue(listener.wait_for('^result=').text.endswith(' user="%s%n%m%d"'))
+
+
+if __name__ == '__main__':
+    unittest.main()
