@@ -7,9 +7,8 @@ import os
 import re
 import signal
 import unittest
-from typing import Any
 
-from tests.harness import machine
+from tests.harness.imported import SCRIPT, tool_of
 from tests.harness.logins import (
     ACCEPTS,
     QUICK,
@@ -36,17 +35,8 @@ from tests.harness.tools import (
     vchkpw,
 )
 
-SCRIPT = machine.import_script()
 ALL_CODES = set(range(1, 256))
 VCHKPW_LINE = 'refused=1,3,12-13,15,20-23'  # as the README has it
-
-
-def tool_of(line: str) -> Any:
-    """Return the tool of one line of a configuration."""
-    configuration = SCRIPT.Configuration(b'/conf')
-    configuration.add_text(line + '\n')
-    [tool] = configuration.tools
-    return tool
 
 
 def outcomes_of(line: str, is_lookup: bool = False) -> dict[int, str]:

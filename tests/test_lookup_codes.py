@@ -11,12 +11,12 @@ import signal
 import unittest
 from typing import Any
 
-from tests.harness import faults, machine
+from tests.harness import faults
+from tests.harness.imported import SCRIPT, tool_of
 from tests.harness.logins import TRIPLE, Case, Login, wait_until
 from tests.harness.machine import needs
 from tests.harness.tools import CRASHES, HANGS, looks_up, refuses
 
-SCRIPT = machine.import_script()
 REPLY = ('/bin/sh', '-c', 'printf "%s %s" "$AUTHORIZED" "$USER"; exit 2')
 FAILURES = ('failure=last', 'failure=temporary')
 STRANGER = 12345
@@ -31,9 +31,7 @@ class Codes(unittest.TestCase):
         """Of a tool's own codes, 3 is "no such user" and 0 what a quick prog would say; any other,
         2 among them, is trouble, and refused= does not count."""
         for line in ('/t', 'refused=1,3 /t', 'refused=2,100 /t', 'refused=1-255 /t'):
-            configuration = SCRIPT.Configuration(b'/conf')
-            configuration.add_text(line + '\n')
-            [tool] = configuration.tools
+            tool = tool_of(line)
             for code in range(-20, 256):
                 outcome = SCRIPT.judge_code(tool, code, True)
                 verdict = {0: 'accepted', 3: 'rejected'}.get(code, 'temporary')

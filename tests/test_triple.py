@@ -12,7 +12,7 @@ import termios
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tests.harness import machine
+from tests.harness.imported import SCRIPT
 from tests.harness.logins import (
     ACCEPTS,
     TRIPLE,
@@ -25,8 +25,6 @@ from tests.harness.logins import (
 )
 from tests.harness.machine import needs
 from tests.harness.tools import records
-
-SCRIPT = machine.import_script()
 
 TRIPLES = [
     TRIPLE,
