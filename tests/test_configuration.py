@@ -74,6 +74,7 @@ class Words(unittest.TestCase):
             (b' a\r', [b'a']),
             (b' a\rb\r', [b'a\rb']),
             (b' "a\r"\r', [b'a\r']),
+            (b' "a" b\rc', [b'a', b'b\rc']),
             (b' $HOME `x` * ~ ; | > & ${X}', [*b'$HOME `x` * ~ ; | > & ${X}'.split()]),
         ):
             for before in (b'', b' \t ', b'timeout=5 ', b'  timeout=5\tname=x '):
@@ -99,7 +100,7 @@ class Words(unittest.TestCase):
         draw = random.Random(4)
         invalid = 0
         for _ in range(5000):
-            line = '/t ' + ''.join(draw.choice('ab"\'\\ \t#') for _ in range(draw.randrange(14)))
+            line = '/t ' + ''.join(draw.choice('ab"\'\\ \t#\r') for _ in range(draw.randrange(14)))
             lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
             lexer.whitespace, lexer.whitespace_split, lexer.commenters = ' \t', True, ''
             words: list[str] | None
