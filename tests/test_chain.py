@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import unittest
 
@@ -370,21 +371,19 @@ class TimeLimit(ChainCase):
         helper = 'sleep 1000 & echo $! >>$dir/helpers'
         hang = self.tool('hang', f'trap "" TERM HUP INT QUIT\n{helper}\n{HANGS}')
         problem = f'^{re.escape(hang)}: timed out after 1 s and was killed$'
-        started = []
-        for number, (lines, *seen) in enumerate(
-            (
-                ([], 111, 'temporary', hang),
-                ([self.yes], way.code, 'accepted', self.yes),
-                ([self.no], 1, 'temporary', hang),
-                (['failure=temporary', self.no], 111, 'temporary', hang),
-            )
-        ):
-            *settings, last = ['', *lines] if len(lines) < 2 else lines
-            chain = ['log=stderr', *settings, f'timeout=1 {hang}', last, '']
-            path = self.write(f'conf{number}', '\n'.join(chain))
-            started.append((lines, seen, self.start(*way.prog, env={'PWRAP_CONF': path})))
-        for lines, (code, result, tool), login in started:
-            with self.subTest(lines=lines):
+        cases: list[tuple[str, list[str], int, str, str]] = [
+            ('alone', [], 111, 'temporary', hang),
+            ('before one that accepts', [self.yes], way.code, 'accepted', self.yes),
+            ('before one that refuses', [self.no], 1, 'temporary', hang),
+            ('temporary', ['failure=temporary', self.no], 111, 'temporary', hang),
+        ]
+        logins = []
+        for name, lines, *_ in cases:  # at the same time, as they take theirs
+            self.configure(f'timeout=1 {hang}', *lines)
+            path = shutil.copy(self.conf, self.path(name))
+            logins.append(self.start(*way.prog, env={'PWRAP_CONF': path}))
+        for login, (name, _, code, result, tool) in zip(logins, cases):
+            with self.subTest(name):
                 self.assert_ends(login, code, result, tool, problem)
         pids = [int(word) for name in ('helpers', 'hang.ran') for word in self.read(name).split()]
         self.assertEqual(len(pids), 8)
@@ -399,13 +398,11 @@ class TimeLimit(ChainCase):
         self.tool('waits', f': >$dir/waiting; {waits}')
         reader, writer = os.pipe()
         with open(writer, 'wb'):
-            os.set_inheritable(reader, True)
-            endless = {'descriptors': {7: reader}}
             self.configure(f'timeout=1 {self.yes}')
-            session = self.start('/bin/sh', '-c', waits, **endless)
+            session = self.start('/bin/sh', '-c', waits, descriptors={7: reader})
             wait_until(session.log, 'the session has begun')
             self.configure(f'timeout=0 {self.path("waits")}')
-            patient = self.start('true', **endless)
+            patient = self.start('true', descriptors={7: reader})
             os.close(reader)
             wait_until(lambda: os.path.exists(self.path('waiting')), 'the tool waits')
             # Longer than the limit, by the clock of another tool that is killed by it.
