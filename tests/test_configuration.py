@@ -1,246 +1,328 @@
-"""The configuration: what it may say, and that nothing runs where it is wrong."""
+"""What a line of the configuration may say, and what that means."""
 
-import os
+from __future__ import annotations
+
 import random
 import re
-import shutil
-import subprocess
+import shlex
+import string
+import unittest
 
-from tests.harness.logins import ACCEPTS, REJECTS, TRIPLE, Case, read_file
-from tests.harness.machine import TOP, needs
+from tests.harness.imported import SCRIPT, problems_of, read_text, tool_of
 
-ERRORS = [  # a line, and what the log says is wrong with it
-    ('nonsense', 'neither a setting'), ('bin/tool', 'neither a setting'), ('./tool x', 'neither a setting'),
-    ('colour=red', r'unknown setting colour='), ('Users=* /t', r'unknown setting Users='), ('=1', 'unknown setting'),
-    ('se;cret=x /t', 'unknown setting$'), ('auth=2', r'auth= takes 0 or 1'), ('auth=', 'auth= takes'),
-    ('auth=00', 'auth= takes'), ('log=file', 'log= takes'), ('failure=first', 'failure= takes'),
-    ('auth=1 /t', 'auth= belongs'), ('log=stderr /t', 'log= (belongs|is set twice)'), ('failure=last /t', 'failure= belongs'),
-    ('name=x', 'name= belongs'), ('name= /t', 'name= takes'), ('name=a,b /t', 'name= takes'),
-    ('"name=a b" /t', 'name= takes'), ('timeout=x /t', 'timeout= takes'), ('timeout=-1 /t', 'timeout= takes'),
-    ('timeout=86401 /t', 'timeout= takes'), ('timeout= /t', 'timeout= takes'), ('timeout=1.5 /t', 'timeout= takes'),
-    ('timeout=+5 /t', 'timeout= takes'), ('timeout=1_0 /t', 'timeout= takes'), ('timeout=\xb2 /t', 'timeout= takes'),
-    ('timeout=' + '9' * 5000 + ' /t', 'timeout= takes'), ('users= /t', 'users= takes'), ('users=a,,b /t', 'users= takes'),
-    ('users=a, /t', 'users= takes'), ('users=! /t', 'users= takes'), ('users=a,! /t', 'users= takes'),
-    ('timeout=1 timeout=2 /t', 'timeout= is set twice'), ('auth=1\nauth=1', ':3: auth= is set twice'),
-    ('auth=1 auth=1', 'auth= is set twice'), ('/t "unbalanced', 'quot'), ("/t 'unbalanced", 'quot'),
-    ('/t backslash\\', 'escape'), ('/t # comment', 'comment'), ('/t #comment', 'comment'), ('/t "a b" #c', 'comment'),
-    ('auth=1 # comment', 'comment'), ('/t a\0b', 'NUL'), ('\0', 'NUL'), ('/t\0', 'NUL'),
-]
+TOOL = '/bin/true'
+
+TAKES = {
+    'auth': 'auth= takes 0 or 1',
+    'log': 'log= takes syslog or stderr',
+    'failure': 'failure= takes last or temporary',
+    'empty': 'empty= takes 0 or 1',
+    'timeout': 'timeout= takes seconds, 0 to 86400',
+    'users': 'users= takes patterns, none of them empty',
+    'refused': 'refused= takes exit codes and ranges of 1 to 255',
+    'name': r'name= takes letters, digits, \. _ and -',
+}
+
+# Values of each setting. Whatever is not right must stay out of the log: it has Zxq in it where it
+# is a word.
+RIGHT = {
+    'auth': ['0', '1'],
+    'log': ['syslog', 'stderr'],
+    'failure': ['last', 'temporary'],
+    'empty': ['0', '1'],
+    'timeout': ['0', '1', '020', '86400', '000000009'],
+    'users': ['*', 'a', '!a', 'a,!b', '*@a.org,b@*,!c*', 'a!b', '!!', 'a=b', '?[x]'],
+    'refused': ['1', '255', '1,3', '12-13', '1,3,12-13,15,20-23', '5-5', '1-255', '007', '3,3,2-4'],
+    'name': ['x', 'Virtual_1.x-y', '-', 'a' * 200],
+}
+WRONG = {
+    'auth': ['', '2', '00', '-1', 'Zxq', 'yes', '0,1', '1 ', ' 1'],
+    'log': ['', 'Zxq', 'STDERR', 'file', 'syslog,stderr'],
+    'failure': ['', 'Zxq', 'first', 'LAST'],
+    'empty': ['', '2', '00', 'Zxq', 'no'],
+    'timeout': [
+        *('', '-1', '+1', '1.5', '1e3', '86401', '0x10', '1_0', 'Zxq', '1s', ' 1', '1 ', '1,2'),
+        *('9' * 30, '9' * 5000, '\u0661', '\u00b2', '0000000009'),
+    ],
+    'users': ['', ',', 'zxqa,,zxqb', 'zxqa,', ',zxqa', '!', 'zxqa,!', '!,zxqa'],
+    'refused': [
+        *('', '0', '0-5', '256', '1-256', '-1', '1-', '-', ',', '1,', ',1', '1,,2', '5-3', '1-2-3'),
+        *('+1', '1.5', 'Zxq', '1 2', ' 1', '\u00b2', '1:3', '1;3', '!1', '*', '0x1', '9' * 5000),
+    ],
+    'name': ['', 'Zxq/a', 'Zxq=b', 'Zxq b', 'Zxq\u00e4', 'a"Zxq', 'Zxq,b', 'a' * 201, '*'],
+}
 
 
-class Errors(Case):
-    def setUp(self):
-        super().setUp()
-        self.tool('yes', ACCEPTS)
+class Words(unittest.TestCase):
+    def test_a_line_is_split_as_a_shell_does(self) -> None:
+        """At blanks and tabs, with quotes and backslashes; nothing is expanded, and any other byte
+        reaches the tool as it stands in the file."""
+        for line, words in (
+            (b'', []),
+            (b' a  b\tc\t', [b'a', b'b', b'c']),
+            (b' "a b" \'c  d\'', [b'a b', b'c  d']),
+            (b' a\\ b', [b'a b']),
+            (b' ""', [b'']),
+            (b' \'\'x""', [b'x']),
+            (b' a#b', [b'a#b']),
+            (b' "\\"" \'\\\'', [b'"', b'\\']),
+            (b' "\\a" \\a', [b'\\a', b'a']),
+            (b' auth users', [b'auth', b'users']),
+            (b' x=0 Auth=0 =', [b'x=0', b'Auth=0', b'=']),
+            (b' \xe4\xff\x85\xa0\x0b\x0c\x1c', [b'\xe4\xff\x85\xa0\x0b\x0c\x1c']),
+            (b' "\xe4 \xff"', [b'\xe4 \xff']),
+            (b' a\r', [b'a']),
+            (b' a\rb\r', [b'a\rb']),
+            (b' "a\r"\r', [b'a\r']),
+            (b' "a" b\rc', [b'a', b'b\rc']),
+            (b' $HOME `x` * ~ ; | > & ${X}', [*b'$HOME `x` * ~ ; | > & ${X}'.split()]),
+        ):
+            for before in (b'', b' \t ', b'timeout=5 ', b'  timeout=5\tname=x '):
+                with self.subTest(line=line, before=before):
+                    tool = tool_of(before + b'/bin/show' + line)
+                    self.assertEqual(tool.command, [b'/bin/show', *words])
 
-    def check(self, reason):
-        """The configuration must be refused. Without its consent the log goes to syslog, so --check tells the reason."""
-        login = self.login('true')
-        self.assertEqual((login.code, read_file(f'{login.folder}/1'), read_file(f'{login.folder}/2')), (111, b'', b''))
-        self.assertEqual(self.ran('yes'), 0)
-        checked = subprocess.run([*self.command, '--check'], env={'PWRAP_CONF': self.conf}, capture_output=True, text=True)
-        self.assertEqual(checked.returncode, 1, checked)
-        self.assertRegex(checked.stdout, rf'(?m)^{self.conf}(:\d+)?: .*{reason}|{reason}')
-        return checked.stdout
-
-    def test_form(self):
-        """Anything that is not a setting, a tool or a comment makes the file invalid: no tool runs, exit 111, and
-        FILE:LINE says what is wrong without repeating the file but for the name of a setting."""
-        for line, reason in ERRORS:
+    def test_a_path_may_be_quoted(self) -> None:
+        """A tool's path may hold any byte but NUL and newline."""
+        for line, path in (
+            (b'"/a b/c"', b'/a b/c'),
+            (b"'/a\tb'", b'/a\tb'),
+            (b'/a\\ b', b'/a b'),
+            (b'/a=b', b'/a=b'),
+            (b'/a\xffb', b'/a\xffb'),
+            (b'/a#b', b'/a#b'),
+        ):
             with self.subTest(line=line):
-                self.write('pwrap.conf', f'log=stderr\n{line}\n{self.path("yes")}\n'.encode('latin-1'))
-                said = self.check(reason)
-                problem = [one for one in said.splitlines() if one.startswith(self.conf + ':')]
-                self.assertRegex(problem[0], rf'^{re.escape(self.conf)}:[23]: ')
-                for secret in ('nonsense', 'red', 'tool x', 'cret', 'a b', 'unbalanced', 'backslash', 'file$'):
-                    self.assertNotIn(secret, problem[0])
+                self.assertEqual(tool_of(line).command, [path])
 
-    def test_files(self):
-        """A missing or unreadable file, a fifo, a folder, a device, and a file without a tool are refused."""
-        self.check('No such file')
-        os.mkfifo(self.conf)
-        self.check('not a regular file')
-        os.unlink(self.conf)
-        os.mkdir(self.conf)
-        self.check('not a regular file')
-        os.rmdir(self.conf)
-        os.symlink('/dev/zero', self.conf)
-        self.check('not a regular file')
-        os.unlink(self.conf)
-        self.configure('auth=1', '# /bin/true')
-        self.check('no tool is enabled')
-        shutil.copy(os.path.join(TOP, 'pwrap.conf.example'), self.conf)
-        self.check('no tool is enabled')
-
-    def test_mode(self):
-        """A file that others can write to is refused, and the log says how to mend it."""
-        for mode in (0o664, 0o646, 0o666, 0o622):
-            with self.subTest(mode=oct(mode)):
-                self.configure(self.path('yes'))
-                os.chmod(self.conf, mode)
-                self.check('others can write to it; mend it with: chmod go-w ' + self.conf)
-
-    @needs('root')
-    def test_owner(self):
-        """A file that belongs to another user than root or the one that the wrapper runs as is refused."""
-        self.configure(self.path('yes'))
-        os.chown(self.conf, 12345, 0)
-        self.check('belongs to user 12345; mend it with: chown root ' + self.conf)
-
-        def become_12345():
-            os.setgroups([])
-            os.setgid(12345)
-            os.setuid(12345)
-        os.chmod(self.folder, 0o777)
-        self.assertEqual(self.login('true', before=become_12345).code, 0)
-
-    @needs('root')
-    def test_setuid(self):
-        """Where real and effective uid or gid differ, PWRAP_CONF is ignored."""
-        self.configure(self.path('yes'))
-        for before in (lambda: os.setresuid(12345, 0, 0), lambda: os.setresgid(12345, 0, 0)):
-            login = self.login('true', before=before)
-            self.assertEqual((login.code, self.ran('yes')), (111, 0))
-
-
-class Forms(Case):
-    def setUp(self):
-        super().setUp()
-        self.tool('show', 'printf "%s\\0" "$@"; exit 1')
-
-    def shown(self, *lines):
-        """The arguments that the tool got from its line."""
-        self.write('pwrap.conf', b'log=stderr\n' + b'\n'.join(lines))
-        login = self.login('true')
-        self.assertEqual((login.code, login.problems()), (1, []))
-        return login.output(1).split(b'\0')[:-2]
-
-    def test_words(self):
-        """Words are split at spaces and tabs, quotes and backslashes work as in shlex, any byte reaches the tool."""
-        show = self.path('show').encode()
-        for line, words in [(b'', []), (b' a  b\tc\t', [b'a', b'b', b'c']), (b' "a b" \'c  d\'', [b'a b', b'c  d']),
-                            (b' a\\ b', [b'a b']), (b' ""', [b'']), (b" '#x' \\#y a#b", [b'#x', b'#y', b'a#b']),
-                            (b' a#b', [b'a#b']), (b' "\\"" \'\\\'', [b'"', b'\\']), (b' auth=0 users=x', [b'auth=0', b'users=x']),
-                            (b' \xe4\xff\x85\xa0\x0b\x0c\x1c', [b'\xe4\xff\x85\xa0\x0b\x0c\x1c']),
-                            (b' "\xe4 \xff"', [b'\xe4 \xff']), (b' a\r', [b'a']), (b' a\rb\r', [b'a\rb']),
-                            (b' $HOME `x` *', [b'$HOME', b'`x`', b'*'])]:
-            with self.subTest(line=line):
-                self.assertEqual(self.shown(show + line), words)
-                self.assertEqual(self.shown(b'  \t timeout=5 ' + show + line + b'\n'), words)
-
-    def test_shlex(self):
-        """Whatever a line of quotes, backslashes and blanks holds, its words are those of Python's shlex."""
-        import shlex
+    def test_the_words_are_those_of_shlex(self) -> None:
+        """Whatever a line of quotes, backslashes and blanks holds: 5,000 lines."""
         draw = random.Random(4)
-        show = self.path('show')
-        for _ in range(150):
-            rest = ''.join(draw.choice('ab"\'\\ \t#') for _ in range(draw.randrange(12)))
-            lexer = shlex.shlex(f'{show} {rest}', posix=True)
+        invalid = 0
+        for _ in range(5000):
+            line = '/t ' + ''.join(draw.choice('ab"\'\\ \t#\r') for _ in range(draw.randrange(14)))
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
             lexer.whitespace, lexer.whitespace_split, lexer.commenters = ' \t', True, ''
+            words: list[str] | None
             try:
-                words = list(lexer)[1:]
+                words = list(lexer)
             except ValueError:
                 words = None
-            with self.subTest(rest=rest):
-                self.write('pwrap.conf', f'log=stderr\n{show} {rest}\n')
-                login = self.login('true')
-                if login.code == 1:
-                    self.assertEqual(login.output(1).decode().split('\0')[:-2], words)
-                else:
-                    self.assertEqual(login.code, 111)
-                    self.assertTrue(words is None or any(word.startswith('#') for word in words))
+            if words is not None and any(word.startswith('#') for word in words):
+                words = None
+            invalid += words is None
+            with self.subTest(line=line):
+                try:
+                    self.assertEqual(SCRIPT.split_line(line), words)
+                except ValueError:
+                    self.assertIsNone(words)
+        self.assertTrue(1000 < invalid < 4000, f'{invalid} lines are invalid: a lopsided test')
 
-    def test_upstream(self):
-        """A checkpwtools file of qmail-pwrap 0.3 works unchanged, also without a newline at its end."""
-        self.tool('yes', ACCEPTS)
-        self.tool('no', REJECTS)
-        for end in ('', '\n', '\r\n'):
-            with self.subTest(end=end):
-                self.write('pwrap.conf', f'# config file for qmail-pwrap\n#\n{self.path("no")}\n/nonexistent/courierpasswd\n'
-                                         f'\n  # indented\n{self.path("yes")}{end}')
-                self.assertEqual(self.login('true').code, 0)
-
-    def test_defaults(self):
-        """Settings without a path are the defaults of the lines below; those on a tool's line are that tool's alone."""
-        for name in ('one', 'two', 'three', 'four'):
-            self.tool(name, f'echo {name} >>$dir/order; exit 1')
-        self.configure('name=1 users=bob ' + self.path('one'), 'users=alice*', self.path('two'),
-                       'users=* timeout=9', self.path('three'), 'users=!alice* ' + self.path('four'))
-        self.assertEqual(self.login('true').code, 1)
-        self.assertEqual(read_file(self.path('order')).split(), [b'two', b'three'])
-
-    def test_name(self):
-        """name= is what the log calls a tool; else it is the path."""
-        self.tool('yes', ACCEPTS)
-        self.configure('name=Virtual_1.x-y ' + self.path('yes'))
-        self.assertEqual(self.login('true').result()['tool'], 'Virtual_1.x-y')
-        self.configure('name=gone /nonexistent/tool', self.path('yes'))
-        login = self.login('true')
-        self.assertEqual(login.result()['tool'], self.path('yes'))
-        self.assertRegex(login.problems()[0], '^gone: cannot run')
-
-    def test_change(self):
-        """The configuration is read at every login."""
-        self.tool('yes', ACCEPTS)
-        self.tool('no', REJECTS)
-        for name, code in (('yes', 0), ('no', 1), ('yes', 0)):
-            self.configure(self.path(name))
-            self.assertEqual(self.login('true').code, code)
-
-    def test_quiet(self):
-        """Without log=stderr nothing is ever written to descriptors 1 and 2, which may be the client's."""
-        self.tool('crash', 'kill -SEGV $$')
-        for lines in ((self.path('crash'),), ('/nonexistent',), ('nonsense',), ('auth=0', '/x'), ('timeout=x',)):
-            for triple in (TRIPLE, b'', b'x' * 600, None):
-                for prog in ('true', '/nonexistent/prog'):
-                    with self.subTest(lines=lines, triple=triple, prog=prog):
-                        self.write('pwrap.conf', '\n'.join(lines))
-                        login = self.login(prog, triple=triple)
-                        self.assertEqual(read_file(f'{login.folder}/1') + read_file(f'{login.folder}/2'), b'')
+    def test_blank_lines_and_comments_say_nothing(self) -> None:
+        """A comment is a line whose first character, after blanks, is #, whatever else it holds."""
+        for line in ('', ' ', '\t ', '#', '# comment', ' \t# comment', '#"', "# it's", '#\\', '\r'):
+            with self.subTest(line=line):
+                configuration = read_text(f'{line}\n{TOOL}\n{line}\n')
+                self.assertEqual((configuration.problems, len(configuration.tools)), ([], 1))
 
 
-class Users(Case):
-    def test_patterns(self):
-        """A tool serves a login that matches a pattern and no exclusion, case aside; only it sees the password."""
-        self.tool('asked', 'exit 3')
-        for users, login, served in [
-                ('*', b'anyone', True), ('*', b'', True), ('alice', b'alice', True), ('alice', b'ALICE', True),
-                ('ALICE', b'alice', True), ('alice', b'alice@x', False), ('alice', b'malice', False),
-                ('*@example.org', b'a@EXAMPLE.org', True), ('*@example.org', b'a@example.org.net', False),
-                ('*@example.org', b'@example.org', True), ('*@example.org', b'example.org', False),
-                ('a*b*c', b'abc', True), ('a*b*c', b'aXbYc', True), ('a*b*c', b'acb', False), ('a*a', b'a', False),
-                ('ab*ba', b'aba', False), ('*a*', b'xax', True), ('*a*', b'xx', False), ('a**b', b'ab', True),
-                ('?lice', b'alice', False), ('[a]lice', b'alice', False), ('a.ice', b'alice', False),
-                ('bob,alice', b'alice', True), ('bob,carol', b'alice', False), ('!alice', b'alice', False),
-                ('!alice', b'bob', True), ('!alice,!bob', b'carol', True), ('!alice,!bob', b'bob', False),
-                ('*@x,!root@x', b'root@x', False), ('*@x,!root@x', b'ROOT@X', False), ('*@x,!root@x', b'bob@x', True),
-                ('*@x,!root@x', b'bob@y', False), ('!r*,ro*', b'root', False), ('a!b', b'a!b', True),
-                ('\xe4*', b'\xe4x', True), ('\xc4*', b'\xe4x', False), ('*\n*', b'a\nb', True)]:
-            line = f'"users={users}" {self.path("asked")}' if '\n' not in users else f'users=* {self.path("asked")}'
-            self.write('pwrap.conf', f'log=stderr\n{line}\n'.encode('latin-1'))
+class Settings(unittest.TestCase):
+    def line(self, name: str, value: str) -> str:
+        """Return a line that sets this, with a tool if the setting belongs to one."""
+        setting = f"'{name}={value}'"
+        return (
+            f'{setting}\n{TOOL}\n' if name in ('auth', 'log', 'failure') else f'{setting} {TOOL}\n'
+        )
+
+    def test_right_values(self) -> None:
+        """Every setting takes what the README says, and keeps it."""
+        for name, values in RIGHT.items():
+            for value in values:
+                with self.subTest(name=name, value=value):
+                    self.assertEqual(problems_of(self.line(name, value)), [])
+
+    def test_wrong_values(self) -> None:
+        """Anything else is an error of the line that says what the setting takes, but not what
+        stands there."""
+        self.assertEqual(set(WRONG), set(SCRIPT.DEFAULTS))
+        for name, values in WRONG.items():
+            for value in values:
+                with self.subTest(name=name, value=value[:50]):
+                    [said] = problems_of(self.line(name, value) + TOOL + '\n')
+                    self.assertRegex(said, f'^/conf:1: {TAKES[name]}')
+                    self.assertNotIn('zxq', said.lower())
+
+    def test_the_defaults(self) -> None:
+        """What counts where the file says nothing."""
+        configuration = read_text(f'{TOOL}\n')
+        values = {name: configuration.values[name] for name in ('auth', 'log', 'failure')}
+        self.assertEqual(values, {'auth': '1', 'log': 'syslog', 'failure': 'last'})
+        tool = tool_of(TOOL)
+        self.assertEqual((tool.name, tool.timeout, tool.refused), (TOOL, 20, frozenset()))
+        self.assertEqual((tool.takes_empty_password, tool.patterns), (False, [b'*']))
+
+    def test_defaults_count_for_the_lines_below(self) -> None:
+        """A setting without a path counts from there on, until another takes its place; one on a
+        tool's line counts for that tool alone."""
+        configuration = read_text(
+            'name=one users=bob /a\n'
+            'users=alice*\n'
+            '/b\n'
+            'users=* timeout=9 refused=3\n'
+            'empty=1\n'
+            '/c\n'
+            'users=!alice timeout=8 refused=4 empty=0 /d\n'
+            'timeout=0\n'
+            '/e\n'
+        )
+        self.assertEqual(configuration.problems, [])
+        seen = [
+            (
+                tool.command[0],
+                tool.patterns,
+                tool.timeout,
+                sorted(tool.refused),
+                tool.takes_empty_password,
+                tool.name,
+                tool.number,
+            )
+            for tool in configuration.tools
+        ]
+        self.assertEqual(
+            seen,
+            [
+                (b'/a', [b'bob'], 20, [], False, 'one', 1),
+                (b'/b', [b'alice*'], 20, [], False, '/b', 3),
+                (b'/c', [b'*'], 9, [3], True, '/c', 6),
+                (b'/d', [b'!alice'], 8, [4], False, '/d', 7),
+                (b'/e', [b'*'], 0, [3], True, '/e', 9),
+            ],
+        )
+
+    def test_settings_of_the_file(self) -> None:
+        """auth=, log= and failure= stand alone, several on a line if one likes, anywhere."""
+        configuration = read_text(f'auth=0 log=stderr\n{TOOL}\nfailure=temporary\n')
+        self.assertEqual(configuration.problems, [])
+        values = [configuration.values[name] for name in ('auth', 'log', 'failure')]
+        self.assertEqual(values, ['0', 'stderr', 'temporary'])
+
+    def test_codes_of_refused(self) -> None:
+        """Codes and ranges, both ends included."""
+        for value, codes in (
+            ('1', {1}),
+            ('1,3,12-13,15,20-23', {1, 3, 12, 13, 15, 20, 21, 22, 23}),
+            ('5-5', {5}),
+            ('1-255', set(range(1, 256))),
+            ('3,3,2-4', {2, 3, 4}),
+            ('', set()),
+        ):
+            with self.subTest(value=value):
+                self.assertEqual(SCRIPT.parse_codes(value), codes)
+
+    def test_name_is_what_the_log_calls_a_tool(self) -> None:
+        """Else it is the path, which cannot look like a field of the log."""
+        for line, name in (
+            (f'name=Virtual_1.x-y {TOOL} -a', 'Virtual_1.x-y'),
+            (f'{TOOL} -a', TOOL),
+            ('"/a b=c"', '/a\\x20b\\x3dc'),
+            ('/' + 'a' * 300, '/' + 'a' * 199 + '\\...'),
+        ):
+            with self.subTest(line=line):
+                self.assertEqual(tool_of(line).name, name)
+
+
+class Patterns(unittest.TestCase):
+    """users=: who may see a login's password."""
+
+    def test_which_logins_a_tool_serves(self) -> None:
+        """Those that fit one pattern as a whole and no exclusion; * stands for anything, nothing
+        else is special, and the case of ASCII letters does not matter."""
+        for users, login, serves in (
+            ('*', b'anyone', True),
+            ('*', b'', True),
+            ('alice', b'alice', True),
+            ('alice', b'ALICE', True),
+            ('ALICE', b'alice', True),
+            ('alice', b'alice@x', False),
+            ('alice', b'malice', False),
+            ('*@example.org', b'a@EXAMPLE.org', True),
+            ('*@example.org', b'a@example.org.net', False),
+            ('*@example.org', b'@example.org', True),
+            ('*@example.org', b'example.org', False),
+            ('*@example.org', b'a@example.org\n', False),
+            ('a*b*c', b'abc', True),
+            ('a*b*c', b'aXbYc', True),
+            ('a*b*c', b'acb', False),
+            ('a*a', b'a', False),
+            ('ab*ba', b'aba', False),
+            ('*aa*aa*', b'aaa', False),
+            ('*a*', b'xax', True),
+            ('*a*', b'xx', False),
+            ('a**b', b'ab', True),
+            ('?lice', b'alice', False),
+            ('[a]lice', b'alice', False),
+            ('a.ice', b'alice', False),
+            ('bob,alice', b'alice', True),
+            ('bob,carol', b'alice', False),
+            ('!alice', b'alice', False),
+            ('!alice', b'bob', True),
+            ('!alice,!bob', b'carol', True),
+            ('!alice,!bob', b'bob', False),
+            ('*@x,!root@x', b'root@x', False),
+            ('!root@x,*@x', b'root@x', False),
+            ('*@x,!root@x', b'ROOT@X', False),
+            ('*@x,!root@x', b'bob@x', True),
+            ('*@x,!root@x', b'bob@y', False),
+            ('!r*,ro*', b'root', False),
+            ('!*@*,!root', b'root', False),
+            ('!*@*,!root', b'bob', True),
+            ('a!b', b'a!b', True),
+            ('!!a', b'!a', False),
+            ('\xe4*', b'\xe4x', True),
+            ('\xc4*', b'\xe4x', False),
+            ('*b', b'a\nb', True),
+            ('*', bytes(range(1, 256)), True),
+        ):
             with self.subTest(users=users, login=login):
-                before = self.ran('asked')
-                done = self.login('true', triple=login + b'\0secret\0\0')
-                self.assertEqual((done.code, self.ran('asked') - before), (3, 1) if served else (1, 0))
-                if not served:
-                    self.assertEqual((done.result()['result'], done.result()['tool']), ('rejected', '-'))
+                tool = tool_of(f"'users={users}' {TOOL}".encode('latin-1'))
+                self.assertIs(tool.serves(login), serves)
 
-    def test_others(self):
-        """Tools that do not serve the login count for nothing: neither their failures nor their absence."""
-        self.tool('no', REJECTS)
-        self.configure('failure=temporary', 'users=bob /nonexistent/tool', self.path('no'))
-        login = self.login('true')
-        self.assertEqual((login.code, login.result()['result'], login.problems()), (1, 'rejected', []))
+    def test_any_patterns(self) -> None:
+        """20,000 pairs of patterns and logins, against a second matcher."""
+        source = random.Random(7)
+        served = 0
+
+        def text(characters: str, limit: int) -> str:
+            return ''.join(source.choices(characters, k=source.randrange(limit)))
+
+        for _ in range(20000):
+            login = text('abABab@.\xc4\xe4*?[!', 9)
+            near = [f'{login[:2]}*{login[2:]}', f'*{login[1:]}', f'{login[:-1]}*', login.upper()]
+            patterns = [
+                source.choice(('', '', '!')) + source.choice((text('abAB@**\xc4\xe4', 6), *near))
+                for _ in range(source.randrange(1, 4))
+            ]
+            if {'', '!'} & set(patterns) or any(',' in one or "'" in one for one in patterns):
+                continue
+            users = ','.join(patterns)
+            tool = tool_of(f"'users={users}' {TOOL}".encode('latin-1'))
+            with self.subTest(users=users, login=login):
+                expected = should_serve(users, login)
+                served += expected
+                self.assertIs(tool.serves(login.encode('latin-1')), expected)
+        self.assertTrue(3000 < served < 17000, f'{served} are served: a lopsided test')
 
 
-class Example(Case):
-    def test_every_setting(self):
-        """The example, with everything in it enabled line by line, is a valid configuration that shows each setting."""
-        with open(os.path.join(TOP, 'pwrap.conf.example')) as file:
-            lines = [line[2:] for line in file if re.match(r'# ([a-z]+=\S+( |$))*(/\S+|[a-z]+=\S+$)', line)]
-        settings = set(re.findall(r'(?m)(?:^| )([a-z]+)=', '\n'.join(line.split(' /')[0] for line in lines)))
-        self.assertEqual(settings, {'auth', 'log', 'failure', 'timeout', 'users', 'name'})
-        self.write('pwrap.conf', ''.join(lines) + 'name=true /bin/true\n')
-        done = subprocess.run([*self.command, '--check'], env={'PWRAP_CONF': self.conf}, capture_output=True, text=True)
-        problems = [line for line in done.stdout.splitlines() if line.startswith(self.conf + ':')]
-        self.assertEqual([line for line in problems if ': cannot run: ' not in line], [])
+def should_serve(users: str, login: str) -> bool:
+    """Tell whether users= lets a login through, as a second reading of the rules has it."""
+    lower = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+    def fits(pattern: str) -> bool:
+        parts = pattern.translate(lower).split('*')
+        expression = '.*'.join(map(re.escape, parts))
+        return re.fullmatch(expression, login.translate(lower), re.DOTALL) is not None
+
+    patterns = users.split(',')
+    wanted = [pattern for pattern in patterns if not pattern.startswith('!')]
+    barred = [pattern[1:] for pattern in patterns if pattern.startswith('!')]
+    return (not wanted or any(map(fits, wanted))) and not any(map(fits, barred))

@@ -281,6 +281,26 @@ class Case(unittest.TestCase):
         """Start a login, with the options of start(), and wait for its end."""
         return self.start(*prog, **options).wait()
 
+    def assert_ends(
+        self,
+        login: Login,
+        code: int,
+        result: str,
+        tool: str | None = None,
+        problem: str | None = None,
+    ) -> None:
+        """Wait for the end of a login: with this exit code, with one result line that says this and names this tool,
+        and with one line about a problem that matches, or none."""
+        fields = login.wait().result()
+        self.assertEqual((login.code, fields['result']), (code, result), login.log())
+        shown = None if result in ('accepted', 'disabled') else str(code)
+        self.assertEqual(fields['code'], shown, login.log())
+        if tool is not None:
+            self.assertEqual(fields['tool'], tool, login.log())
+        self.assertEqual(len(login.problems()), 1 if problem else 0, login.log())
+        if problem:
+            self.assertRegex(login.problems()[0], problem)
+
     def say(self, *words: str, given: bytes = b'', **options: Any) -> Said:
         """Run the command as a person does, with given on its standard input and descriptor 3 closed."""
         name = f'given{self.count}'

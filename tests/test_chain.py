@@ -1,0 +1,454 @@
+"""The tools are asked in their order until one accepts; the exit code says how that went."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import unittest
+
+from tests.harness.imported import SCRIPT, tool_of
+from tests.harness.logins import (
+    ACCEPTS,
+    QUICK,
+    REJECTS,
+    SESSION,
+    Case,
+    Login,
+    Way,
+    alive,
+    both_ways,
+    read_file,
+    wait_until,
+)
+from tests.harness.tools import (
+    CRASHES,
+    CVM_REFUSES,
+    CVM_TROUBLE,
+    HANGS,
+    VCHKPW_REFUSES,
+    VCHKPW_TROUBLE,
+    cvm,
+    records,
+    refuses,
+    vchkpw,
+)
+
+ALL_CODES = set(range(1, 256))
+VCHKPW_LINE = 'refused=1,3,12-13,15,20-23'  # as the README has it
+
+
+def outcomes_of(line: str, is_lookup: bool = False) -> dict[int, str]:
+    """Return the verdict of a tool for each exit code from 1 to 255."""
+    tool = tool_of(line)
+    return {code: SCRIPT.judge_code(tool, code, is_lookup).verdict for code in ALL_CODES}
+
+
+def codes_that_refuse(line: str, is_lookup: bool = False) -> set[int]:
+    """Return the exit codes with which a tool says that nobody logs in."""
+    outcomes = outcomes_of(line, is_lookup)
+    return {code for code, verdict in outcomes.items() if verdict == 'rejected'}
+
+
+class ChainCase(Case):
+    """A test with a tool that accepts and one that refuses."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.yes = self.tool('yes', ACCEPTS)
+        self.no = self.tool('no', REJECTS)
+
+
+class Order(ChainCase):
+    @both_ways
+    def test_the_first_that_accepts_ends_the_chain(self, way: Way) -> None:
+        """The tools are asked in the order of the file, each once, none after one has accepted."""
+        names = ('no1', 'no2', 'yes1', 'yes2')
+        tools = {}
+        for name in names:
+            answer = ACCEPTS if name.startswith('yes') else REJECTS
+            tools[name] = self.tool(name, f'echo {name} >>$dir/order\n{answer}')
+        for order, asked in (
+            (names, ['no1', 'no2', 'yes1']),
+            (('no2', 'yes2', 'no1', 'yes1'), ['no2', 'yes2']),
+            (('no1', 'no1', 'yes2'), ['no1', 'no1', 'yes2']),
+        ):
+            with self.subTest(order=order):
+                self.write('order', '')
+                self.configure(*(tools[name] for name in order))
+                self.assert_ends(self.login(*way.prog), way.code, 'accepted', tools[asked[-1]])
+                self.assertEqual(read_file(self.path('order')).decode().split(), asked)
+
+    def test_a_server_that_names_no_prog_gets_the_verdict(self) -> None:
+        """Without a prog, as eQmail calls its tools, the chain decides as with prog true."""
+        self.configure(self.no, self.yes)
+        self.assert_ends(self.login(), 0, 'accepted', self.yes)
+        self.configure(self.no, self.tool('other', refuses(5)))
+        self.assert_ends(self.login(), 5, 'rejected', self.path('other'))
+
+    def test_a_session_that_ends_badly_is_no_refusal(self) -> None:
+        """Once prog has begun, its end is that of the login, and no further tool gets the
+        password, however it ends."""
+        self.configure(self.yes, self.no)
+        for end, code in (
+            ('exit 1', 1),
+            ('exit 2', 2),
+            ('exit 111', 111),
+            ('exit 127', 127),
+            ('kill -KILL $$', -signal.SIGKILL),
+            ('ulimit -c 0; kill -SEGV $$', -signal.SIGSEGV),
+            ('kill -ALRM $$', -signal.SIGALRM),
+        ):
+            with self.subTest(end=end):
+                login = self.login('/bin/sh', '-c', end)
+                self.assert_ends(login, code, 'accepted', self.yes)
+        self.assertEqual(self.ran('no'), 0)
+
+    @both_ways
+    def test_what_cannot_run_is_skipped(self, way: Way) -> None:
+        """A tool that cannot be run gets a line that says why, and the next is asked."""
+        plain = self.write('plain', 'no program', 0o755)
+        locked = self.write('locked', '#!/bin/sh\n', 0o644)
+        for path, why in (
+            (self.path('missing'), 'No such file'),
+            (plain, 'Exec format'),
+            (locked, 'Permission denied'),
+        ):
+            with self.subTest(path=path):
+                self.configure(path, self.yes)
+                problem = f'^{re.escape(path)}: cannot run: {why}'
+                self.assert_ends(self.login(*way.prog), way.code, 'accepted', self.yes, problem)
+
+
+class ServedLogins(ChainCase):
+    @both_ways
+    def test_only_tools_that_serve_a_login_see_its_password(self, way: Way) -> None:
+        """users= keeps a tool from being asked, and so from the password, for all other logins;
+        tools left out count for nothing, whatever is wrong with them."""
+        other = self.tool('other', records('seen', 'exit 1'))
+        down = self.tool('down', refuses(111))
+        self.configure(
+            'failure=temporary',
+            f'users=bob {other}',
+            f'users=*,!alice@* {down}',
+            'users=carol /nonexistent/tool',
+            f'users=*@EXAMPLE.org {self.yes}',
+            self.no,
+        )
+        alice = self.start(*way.prog)
+        bob = self.start(*way.prog, triple=b'bob\0wrong\0now\0')
+        self.assert_ends(alice, way.code, 'accepted', self.yes)
+        self.assert_ends(bob, 111, 'temporary', down, 'exit code 111')
+        self.assertEqual(read_file(self.path('seen')), b'bob\0wrong\0now\0')
+        self.assertEqual((self.ran('other'), self.ran('down'), self.ran('no')), (1, 1, 1))
+
+    @both_ways
+    def test_a_login_that_no_tool_serves_is_rejected(self, way: Way) -> None:
+        """Nobody asked, nobody let in: 1."""
+        for failure in ('last', 'temporary'):
+            with self.subTest(failure=failure):
+                self.configure(f'failure={failure}', f'users=bob {self.yes}')
+                self.assert_ends(self.login(*way.prog), 1, 'rejected', '-')
+        self.assertEqual(self.ran('yes'), 0)
+
+
+class CodesOfATool(unittest.TestCase):
+    """What the exit code of a tool means that has not become prog."""
+
+    def test_every_code_refuses_but_three(self) -> None:
+        """Without refused=, only 111, 126 and 127 are no verdict."""
+        self.assertEqual(codes_that_refuse('/t'), ALL_CODES - {111, 126, 127})
+        self.assertEqual(set(outcomes_of('/t').values()), {'rejected', 'temporary'})
+
+    def test_refused_says_which_codes_refuse(self) -> None:
+        """With refused=, exactly its codes refuse, 111, 126 and 127 too if it names them."""
+        for value, refusing in (
+            ('1', {1}),
+            ('100', {100}),
+            ('1,3,12-15', {1, 3, 12, 13, 14, 15}),
+            ('5-5', {5}),
+            ('1-255', ALL_CODES),
+            ('111,126-127', {111, 126, 127}),
+            ('3,3,2-4', {2, 3, 4}),
+        ):
+            with self.subTest(refused=value):
+                self.assertEqual(codes_that_refuse(f'refused={value} /t'), refusing)
+
+    def test_zero_accepts(self) -> None:
+        """A tool that ends with 0 has accepted, whatever refused= says."""
+        for line in ('/t', 'refused=1 /t', 'refused=1-255 /t'):
+            for is_lookup in (False, True):
+                with self.subTest(line=line, is_lookup=is_lookup):
+                    outcome = SCRIPT.judge_code(tool_of(line), 0, is_lookup)
+                    self.assertEqual((outcome.verdict, outcome.code), ('accepted', 0))
+
+    def test_what_is_no_verdict_is_told(self) -> None:
+        """The code or the signal stands in a line of the log; a refusal needs none."""
+        for line, code, seen in (
+            ('/t', 111, ('temporary', 111, 'temporary failure, exit code 111')),
+            ('/t', 126, ('temporary', 126, 'temporary failure, exit code 126')),
+            ('refused=1 /t', 3, ('temporary', 3, 'temporary failure, exit code 3')),
+            ('/t', 3, ('rejected', 3, '')),
+            ('/t', -signal.SIGSEGV, ('temporary', 111, 'killed by SIGSEGV')),
+            ('refused=1-255 /t', -signal.SIGTERM, ('temporary', 111, 'killed by SIGTERM')),
+            ('/t', -1000, ('temporary', 111, 'killed by signal 1000')),
+        ):
+            with self.subTest(line=line, code=code):
+                outcome = SCRIPT.judge_code(tool_of(line), code, False)
+                self.assertEqual((outcome.verdict, outcome.code, outcome.problem), seen)
+                self.assertEqual(outcome.tool, '/t')
+
+    def test_codes_of_vchkpw(self) -> None:
+        """With its line of the README, vchkpw's refusals refuse, and its troubles do not."""
+        self.assertEqual(codes_that_refuse(f'{VCHKPW_LINE} /t'), set(VCHKPW_REFUSES))
+        self.assertFalse(codes_that_refuse(f'{VCHKPW_LINE} /t') & set(VCHKPW_TROUBLE))
+
+    def test_codes_of_cvm(self) -> None:
+        """With refused=100, cvm's refusal refuses, and neither 111 nor a missing file does."""
+        self.assertEqual(codes_that_refuse(f'refused={CVM_REFUSES} /t'), {CVM_REFUSES})
+        self.assertFalse(codes_that_refuse(f'refused={CVM_REFUSES} /t') & set(CVM_TROUBLE))
+
+
+class CodesOfALogin(unittest.TestCase):
+    """What a login comes to that no tool accepted, and the tool that the log names."""
+
+    ANSWERS = {  # of a tool: verdict and exit code
+        'no': ('rejected', 1),
+        'no2': ('rejected', 2),
+        'no100': ('rejected', 100),
+        'down': ('temporary', 111),
+        'down4': ('temporary', 4),
+        'missing': ('skipped', 111),
+    }
+
+    def judge(
+        self, answers: str, passes_code_on: bool, is_lookup: bool = False, interrupted: bool = False
+    ) -> tuple[str, int, str]:
+        """Return verdict, exit code and tool. The tools are called 1, 2, 3..."""
+        outcomes = []
+        for number, word in enumerate(answers.split(), 1):
+            verdict, code = self.ANSWERS[word]
+            outcomes.append(SCRIPT.Outcome(verdict, code, tool=f'{number}'))
+        judged = SCRIPT.judge_login(outcomes, passes_code_on, is_lookup, interrupted)
+        self.assertEqual(judged.problem, '')
+        return judged.verdict, judged.code, judged.tool
+
+    def test_failure_last_and_failure_temporary(self) -> None:
+        """failure=last passes on the code of the last tool that ran. With failure=temporary, 1 says
+        that all tools refused, and 111 that one gave no verdict. The log names the last that
+        refused, or the first that gave no verdict, as one that cannot run gave none."""
+        for answers, verdict, last, temporary, tool in (
+            ('', 'rejected', 1, 1, '-'),
+            ('no', 'rejected', 1, 1, '1'),
+            ('no2', 'rejected', 2, 1, '1'),
+            ('no100', 'rejected', 100, 1, '1'),
+            ('no no2', 'rejected', 2, 1, '2'),
+            ('no2 no', 'rejected', 1, 1, '2'),
+            ('no no100 no2', 'rejected', 2, 1, '3'),
+            ('down', 'temporary', 111, 111, '1'),
+            ('down no', 'temporary', 1, 111, '1'),
+            ('no down', 'temporary', 111, 111, '2'),
+            ('no down4 no', 'temporary', 1, 111, '2'),
+            ('no down4', 'temporary', 4, 111, '2'),
+            ('no down no down4', 'temporary', 4, 111, '2'),
+            ('missing', 'temporary', 111, 111, '1'),
+            ('missing missing', 'temporary', 111, 111, '1'),
+            ('missing no', 'temporary', 1, 111, '1'),
+            ('no2 missing', 'temporary', 2, 111, '2'),
+            ('no missing down4', 'temporary', 4, 111, '2'),
+            ('down missing no', 'temporary', 1, 111, '1'),
+        ):
+            with self.subTest(answers=answers):
+                self.assertEqual(self.judge(answers, True), (verdict, last, tool))
+                self.assertEqual(self.judge(answers, False), (verdict, temporary, tool))
+
+    def test_a_lookup_ends_with_3_or_111(self) -> None:
+        """In Dovecot's user lookups: nobody found if every tool says so or none was asked, else
+        try later, whatever failure= says."""
+        for answers, seen in (
+            ('', ('unknown', 3, '-')),
+            ('no', ('unknown', 3, '1')),
+            ('no no', ('unknown', 3, '2')),
+            ('down', ('temporary', 111, '1')),
+            ('no down4', ('temporary', 111, '2')),
+            ('down4 no', ('temporary', 111, '1')),
+            ('missing no', ('temporary', 111, '1')),
+            ('no missing', ('temporary', 111, '2')),
+        ):
+            for passes_code_on in (True, False):
+                with self.subTest(answers=answers, passes_code_on=passes_code_on):
+                    self.assertEqual(self.judge(answers, passes_code_on, is_lookup=True), seen)
+
+    def test_an_interrupted_login_has_no_verdict(self) -> None:
+        """Whoever was asked before the signal came, and whatever they said: 111."""
+        for answers, tool in (('', '-'), ('no', '-'), ('no2 down4', '2'), ('missing no', '1')):
+            for passes_code_on in (True, False):
+                for is_lookup in (True, False):
+                    seen = self.judge(answers, passes_code_on, is_lookup, interrupted=True)
+                    with self.subTest(answers=answers, last=passes_code_on, is_lookup=is_lookup):
+                        self.assertEqual(seen, ('temporary', 111, tool))
+
+
+class ExitCodes(ChainCase):
+    @both_ways
+    def test_of_whole_chains(self, way: Way) -> None:
+        """The code reaches the server, through either way."""
+        down, crash = self.tool('down', refuses(111)), self.tool('crash', CRASHES)
+        for name in ('no3', 'no100', 'no255'):
+            self.tool(name, refuses(int(name[2:])))
+        missing = '/nonexistent/tool'
+        trouble = 'temporary failure, exit code '
+        for lines, code, result, tool, problem in (
+            ([self.no, 'no3'], 3, 'rejected', 'no3', ''),
+            (['no255'], 255, 'rejected', 'no255', ''),
+            (['failure=last', 'no3', 'no100'], 100, 'rejected', 'no100', ''),
+            (['failure=temporary', 'no3', 'no100'], 1, 'rejected', 'no100', ''),
+            ([down, self.no], 1, 'temporary', down, trouble + '111'),
+            (['failure=temporary', self.no, down, 'no3'], 111, 'temporary', down, trouble + '111'),
+            (['failure=temporary', missing, self.no], 111, 'temporary', missing, 'cannot run'),
+            ([missing], 111, 'temporary', missing, 'cannot run'),
+            ([crash], 111, 'temporary', crash, 'killed by SIGSEGV$'),
+            ([crash, self.yes], way.code, 'accepted', self.yes, 'killed by SIGSEGV$'),
+            (['refused=1', self.no, 'no3'], 3, 'temporary', 'no3', trouble + '3$'),
+            (['failure=temporary', 'refused=3 no3', down], 111, 'temporary', down, trouble),
+        ):
+            with self.subTest(lines=lines):
+                self.configure(*(re.sub(r'\b(no\d+)$', self.path(r'\1'), line) for line in lines))
+                tool = self.path(tool)
+                self.assert_ends(self.login(*way.prog), code, result, tool, problem)
+
+    @both_ways
+    def test_vchkpw(self, way: Way) -> None:
+        """With its refused= line, vchkpw's refusals end with 1, its troubles with 111."""
+        for code in (1, 12, 23, 4, 24):
+            self.configure(
+                'failure=temporary', f'{VCHKPW_LINE} {self.tool("vchkpw", vchkpw(code))}'
+            )
+            refusal = code in VCHKPW_REFUSES
+            expected = (1, 'rejected') if refusal else (111, 'temporary')
+            with self.subTest(code=code):
+                problem = '' if refusal else f'temporary failure, exit code {code}$'
+                self.assert_ends(self.login(*way.prog), *expected, self.path('vchkpw'), problem)
+        self.configure(f'{VCHKPW_LINE} {self.tool("vchkpw", vchkpw(0))}')
+        self.assert_ends(self.login(*way.prog), way.code, 'accepted')
+
+    @both_ways
+    def test_cvm(self, way: Way) -> None:
+        """cvm's refusal becomes 1, which every server understands; without its file it gave no
+        verdict, and the next tool may still accept."""
+        tool = self.tool('cvm', cvm([('alice@example.org', 'secret')]))
+        self.configure('failure=temporary', f'refused={CVM_REFUSES} {tool}')
+        self.assert_ends(self.login(*way.prog), way.code, 'accepted', tool)
+        wrong = b'alice@example.org\0wrong\0now\0'
+        self.assert_ends(self.login(*way.prog, triple=wrong), 1, 'rejected', tool)
+        for code in CVM_TROUBLE:
+            broken = self.tool('cvm', refuses(code))
+            self.configure('failure=temporary', f'refused={CVM_REFUSES} {broken}', self.no)
+            problem = f'temporary failure, exit code {code}$'
+            self.assert_ends(self.login(*way.prog), 111, 'temporary', broken, problem)
+
+
+class TimeLimit(ChainCase):
+    def test_twenty_seconds_unless_the_file_says_otherwise(self) -> None:
+        """timeout= is 20 by default, for each tool; 0 means that there is none."""
+        for line, seconds in (
+            ('/t', 20),
+            ('timeout=7 /t', 7),
+            ('timeout=0 /t', 0),
+            ('timeout=86400 /t', 86400),
+            ('timeout=9\n/t', 9),
+            ('timeout=9\ntimeout=8 /t', 8),
+        ):
+            with self.subTest(line=line):
+                self.assertEqual(tool_of(line).timeout, seconds)
+
+    @both_ways
+    def test_who_gives_no_answer_is_killed(self, way: Way) -> None:
+        """A tool that takes too long is killed, with all that it has started and whatever it
+        ignores; it gave no verdict, and the chain goes on."""
+        helper = 'sleep 1000 & echo $! >>$dir/helpers'
+        hang = self.tool('hang', f'trap "" TERM HUP INT QUIT\n{helper}\n{HANGS}')
+        problem = f'^{re.escape(hang)}: timed out after 1 s and was killed$'
+        cases: list[tuple[str, list[str], int, str, str]] = [
+            ('alone', [], 111, 'temporary', hang),
+            ('before one that accepts', [self.yes], way.code, 'accepted', self.yes),
+            ('before one that refuses', [self.no], 1, 'temporary', hang),
+            ('temporary', ['failure=temporary', self.no], 111, 'temporary', hang),
+        ]
+        logins = []
+        for name, lines, *_ in cases:  # at the same time, as they take theirs
+            self.configure(f'timeout=1 {hang}', *lines)
+            path = shutil.copy(self.conf, self.path(name))
+            logins.append(self.start(*way.prog, env={'PWRAP_CONF': path}))
+        for login, (name, _, code, result, tool) in zip(logins, cases):
+            with self.subTest(name):
+                self.assert_ends(login, code, result, tool, problem)
+        pids = [int(word) for name in ('helpers', 'hang.ran') for word in self.read(name).split()]
+        self.assertEqual(len(pids), 8)
+        wait_until(lambda: not any(map(alive, pids)), 'they are gone')
+
+    def read(self, name: str) -> str:
+        return read_file(self.path(name)).decode()
+
+    def test_neither_a_session_nor_timeout_0_is_timed(self) -> None:
+        """A session that has begun may last, and so may a tool with timeout=0."""
+        waits = 'read line <&7; exit 5'
+        self.tool('waits', f': >$dir/waiting; {waits}')
+        reader, writer = os.pipe()
+        with open(writer, 'wb'):
+            self.configure(f'timeout=1 {self.yes}')
+            session = self.start('/bin/sh', '-c', waits, descriptors={7: reader})
+            wait_until(session.log, 'the session has begun')
+            self.configure(f'timeout=0 {self.path("waits")}')
+            patient = self.start('true', descriptors={7: reader})
+            os.close(reader)
+            wait_until(lambda: os.path.exists(self.path('waiting')), 'the tool waits')
+            # Longer than the limit, by the clock of another tool that is killed by it.
+            self.configure(f'timeout=2 {self.tool("hang", HANGS)}')
+            self.assertEqual(self.login('true').code, 111)
+            self.assertEqual((session.over(), patient.over()), (False, False))
+        self.assert_ends(session, 5, 'accepted', self.yes)
+        self.assert_ends(patient, 5, 'rejected', self.path('waits'))
+
+
+class Interruption(ChainCase):
+    """A signal that is meant for the session comes while a tool decides."""
+
+    @both_ways
+    def test_a_login_that_is_interrupted_is_no_refusal(self, way: Way) -> None:
+        """111 and temporary, whatever code the dying tool ends with and whatever failure= says;
+        nobody else is asked."""
+        for failure in ('last', 'temporary'):
+            for trap, problem in (
+                ('trap "exit 1" TERM', '^{}: interrupted, exit code 1$'),
+                ('trap "exit 100" TERM', '^{}: interrupted, exit code 100$'),
+                ('trap "exit 111" TERM', '^{}: temporary failure, exit code 111$'),
+                (':', '^{}: killed by SIGTERM$'),
+            ):
+                tool = self.tool('waits', f'{trap}; : >$dir/ready; while :; do sleep 0.01; done')
+                self.configure(f'failure={failure}', self.no, tool, self.yes)
+                with self.subTest(failure=failure, trap=trap):
+                    login = self.interrupt(way, signal.SIGTERM)
+                    shown = problem.format(re.escape(tool))
+                    self.assert_ends(login, 111, 'temporary', tool, shown)
+        self.assertEqual(self.ran('yes'), 0)
+
+    def test_a_tool_may_accept_all_the_same(self) -> None:
+        """A tool that accepts although a signal has come has accepted."""
+        tool = self.tool('waits', 'trap "exit 0" TERM; : >$dir/ready; while :; do sleep 0.01; done')
+        self.configure(tool, self.no)
+        self.assert_ends(self.interrupt(QUICK, signal.SIGTERM), 0, 'accepted', tool)
+        become = 'trap \'exec "$@"\' TERM; : >$dir/ready; while :; do sleep 0.01; done'
+        self.configure(self.tool('waits', become), self.no)
+        self.assert_ends(self.interrupt(SESSION, signal.SIGTERM), 7, 'accepted', tool)
+
+    def interrupt(self, way: Way, number: signal.Signals) -> Login:
+        """Start a login, and send the wrapper a signal once the tool is ready."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path('ready'))
+        login = self.start(*way.prog)
+        wait_until(lambda: os.path.exists(self.path('ready')), 'the tool is ready')
+        os.kill(login.pid, number)
+        return login

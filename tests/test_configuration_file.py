@@ -1,0 +1,369 @@
+"""The file that the configuration stands in: whether it may be used at all, and as a whole."""
+
+from __future__ import annotations
+
+import os
+import posix
+import re
+import shutil
+import socket
+import unittest
+from typing import Any
+from unittest import mock
+
+from tests.harness import machine
+from tests.harness.imported import SCRIPT, problems_of, read_text
+from tests.harness.logins import ACCEPTS, TRIPLE, Case, Way, both_ways, read_file
+from tests.harness.machine import needs
+
+NO_NEWLINE = 'no newline at the end: the file may have been cut short'
+SOMEBODY, SOMEBODY_ELSE = 64123, 64125  # users that nobody is
+
+
+def read(path: str | bytes, program: str = '/program') -> Any:
+    """Return the configuration that a login reads with this PWRAP_CONF."""
+    with mock.patch.dict(posix.environ, {b'PWRAP_CONF': os.fsencode(path)}):
+        return SCRIPT.read_configuration(program)
+
+
+def reasons(path: str | bytes, program: str = '/program') -> list[str]:
+    """Return what is wrong with the file that PWRAP_CONF names."""
+    return [problem.text for problem in read(path, program).problems]
+
+
+class FileCase(Case):
+    def setUp(self) -> None:
+        super().setUp()
+        self.yes = self.tool('yes', ACCEPTS)
+
+    def assert_refused(self, path: str, reason: str) -> None:
+        """The file is refused for this one reason, and does not say where the log goes."""
+        configuration = read(path)
+        [said] = [problem.text for problem in configuration.problems]
+        self.assertRegex(said, f'^{re.escape(path)}: {reason}')
+        self.assertFalse(configuration.logs_to_stderr)
+
+
+class Invalid(FileCase):
+    """A file that is wrong in any way lets nobody in."""
+
+    @both_ways
+    def test_no_tool_runs(self, way: Way) -> None:
+        """The login ends with 111, its result is temporary, and the log says what is wrong,
+        wherever it stands; neither the tools above nor those below get the password."""
+        for text, problem in (
+            ('nonsense\nYES\n', ':2: neither a setting'),
+            ('YES\nnonsense\n', ':3: neither a setting'),
+            ('YES\ntimeout=\nYES\n', ':3: timeout= takes'),
+            ('YES\nYES "\nYES\n', ':3: No closing quotation'),
+            ('YES users=*\nYES\n', ':2: users= belongs before the path'),
+            ('YES\n/usr/bin/env A=b\n', ':3: env has no program'),
+            ('YES\nusers=* YES', ':3: no newline at the end'),
+            ('# YES\n', ': no tool is enabled'),
+        ):
+            with self.subTest(text=text):
+                self.write('pwrap.conf', 'log=stderr\n' + text.replace('YES', self.yes))
+                problem = f'^{re.escape(self.conf + problem)}'
+                self.assert_ends(self.start(*way.prog), 111, 'temporary', '-', problem)
+        self.assertEqual(self.ran('yes'), 0)
+
+    def test_of_several_mistakes_the_first_is_logged(self) -> None:
+        """One line, as many as there are."""
+        self.configure('users=', 'nonsense', self.yes, 'timeout=x')
+        self.assert_ends(self.start('true'), 111, 'temporary', '-', ':2: users= takes')
+
+    def test_nothing_reaches_the_client(self) -> None:
+        """Without log=stderr, nothing is written to descriptors 1 and 2, which may be the client's,
+        whatever is wrong."""
+        crash = self.tool('crash', 'ulimit -c 0; kill -SEGV $$')
+        for lines in (crash, '/nonexistent\n', 'nonsense', 'auth=0\n/x\n', f'{self.yes} "', ''):
+            for triple in (TRIPLE, b'', b'x' * 600, None):
+                for prog in ('true', '/nonexistent/prog'):
+                    with self.subTest(lines=lines, triple=triple, prog=prog):
+                        self.write('pwrap.conf', lines)
+                        login = self.login(prog, triple=triple)
+                        written = [read_file(f'{login.folder}/{number}') for number in (1, 2)]
+                        self.assertEqual(written, [b'', b''])
+
+
+class Change(FileCase):
+    def test_counts_at_the_next_login(self) -> None:
+        """The file is read at every login."""
+        no = self.tool('no', 'exit 5')
+        for tool, code in ((self.yes, 0), (no, 5), (self.yes, 0)):
+            self.configure(tool)
+            self.assertEqual(self.login('true').code, code)
+
+
+class Kinds(FileCase):
+    def test_only_a_regular_file_is_read(self) -> None:
+        """A missing file, a folder, a device, a fifo with or without a writer, a socket: none of
+        them is waited for, and each has its reason."""
+        os.mkfifo(self.path('fifo'))
+        os.mkfifo(self.path('held'))
+        held = os.open(self.path('held'), os.O_RDWR)  # has a writer, who writes nothing
+        self.addCleanup(os.close, held)
+        server = socket.socket(socket.AF_UNIX)
+        self.addCleanup(server.close)
+        server.bind(self.path('socket'))
+        os.symlink('loop', self.path('loop'))
+        os.symlink('nowhere', self.path('dangling'))
+        os.symlink('/dev/zero', self.path('endless'))
+        for path, reason in (
+            (self.path('missing'), 'No such file or directory'),
+            (self.folder, 'not a regular file'),
+            ('/', 'not a regular file'),
+            (self.path('fifo'), 'not a regular file'),
+            (self.path('held'), 'not a regular file'),
+            (self.path('socket'), 'No such device or address'),
+            (self.path('loop'), 'Too many levels of symbolic links'),
+            (self.path('dangling'), 'No such file or directory'),
+            (self.path('endless'), 'not a regular file'),
+            ('/dev/null', 'not a regular file'),
+            (self.path('yes/file'), 'Not a directory'),
+            (self.write('empty', ''), 'no tool is enabled'),
+        ):
+            with self.subTest(path=path):
+                self.assert_refused(path, f'{reason}$')
+
+    def test_a_login_does_not_wait_for_a_fifo(self) -> None:
+        """111 at once, with nothing on descriptors 1 and 2."""
+        os.mkfifo(self.conf)
+        login = self.login('true')
+        written = [read_file(f'{login.folder}/{number}') for number in (1, 2)]
+        self.assertEqual((login.code, written), (111, [b'', b'']))
+
+    def test_a_link_to_a_file_will_do(self) -> None:
+        """What counts is the file."""
+        self.write('file', f'{self.yes}\n')
+        os.symlink('file', self.conf)
+        self.assertEqual(self.login('true').code, 0)
+
+    def test_its_name_cannot_look_like_a_line_of_the_log(self) -> None:
+        """What is shown of the path is escaped, and not too long."""
+        for path, shown in (
+            (
+                b'/nonexistent\n\x1b"= result=accepted',
+                '/nonexistent\\x0a\\x1b\\x22\\x3d\\x20result',
+            ),
+            (b'/nonexistent\xff\xe4', '/nonexistent\\xff\\xe4: No such file or directory'),
+            (b'/' + b'a' * 5000, '/' + 'a' * 199 + '\\...: File name too long'),
+        ):
+            with self.subTest(path=path):
+                [said] = reasons(path)
+                self.assertTrue(said.startswith(shown), said)
+                self.assertRegex(said, '^[ -~]{1,300}$')
+
+    def test_another_place_by_pwrap_conf(self) -> None:
+        """PWRAP_CONF names the file; where it is unset or empty, the built-in path does."""
+        with mock.patch.object(SCRIPT, 'CONFIGURATION', self.path('built-in')):
+            self.assertEqual(read(self.conf).file, os.fsencode(self.conf))
+            self.assertEqual(read('').file, os.fsencode(self.path('built-in')))
+            with mock.patch.dict(posix.environ):
+                posix.environ.pop(b'PWRAP_CONF', None)
+                configuration = SCRIPT.read_configuration('/program')
+            self.assertEqual(configuration.file, os.fsencode(self.path('built-in')))
+        self.assertEqual(SCRIPT.CONFIGURATION, '/var/qmail/control/pwrap.conf')
+
+
+class Safe(FileCase):
+    """Whoever can change the file can have every password."""
+
+    def test_nobody_else_may_write_to_it(self) -> None:
+        """A file of such a mode is refused, and the log says how to mend it; log=stderr in it does
+        not count. Anybody may read it."""
+        for mode in (0o664, 0o646, 0o666, 0o622, 0o602, 0o620, 0o777):
+            with self.subTest(mode=oct(mode)):
+                path = self.write(f'mode{mode:o}', f'log=stderr\n{self.yes}\n', mode)
+                mend = f'others can write to it; mend it with: chmod go-w {path}$'
+                self.assert_refused(path, mend)
+        for mode in (0o600, 0o400, 0o644, 0o755, 0o4755):
+            with self.subTest(mode=oct(mode)):
+                path = self.write(f'mode{mode:o}', f'log=stderr\n{self.yes}\n', mode)
+                self.assertEqual(reasons(path), [])
+
+    @both_ways
+    def test_such_a_file_is_not_used(self, way: Way) -> None:
+        """111, no tool runs, and descriptor 2 stays empty."""
+        self.configure(self.yes)
+        os.chmod(self.conf, 0o664)
+        login = self.login(*way.prog)
+        self.assertEqual((login.code, read_file(f'{login.folder}/2')), (111, b''))
+        self.assertEqual(self.ran('yes'), 0)
+
+    @needs('root')
+    def test_it_must_belong_to_root_or_to_who_runs_it(self) -> None:
+        """Any other owner is refused, with what mends it, also behind a link."""
+        path = self.write('others', f'log=stderr\n{self.yes}\n')
+        os.chown(path, SOMEBODY, 0)
+        link = self.path('link')
+        os.symlink('others', link)
+        for name in (path, link):
+            mend = f'belongs to user {SOMEBODY}; mend it with: chown root {name}$'
+            self.assert_refused(name, mend)
+        os.chmod(path, 0o666)
+        self.assertEqual(len(reasons(path)), 2)
+
+    @needs('root', 'public folder', 'public python')
+    def test_for_a_service_that_is_not_root(self) -> None:
+        """A service's own user or root may own its file, nobody else, and the service must be able
+        to read it."""
+        own, root, other, unreadable = (
+            self.write(name, f'log=stderr\n{self.yes}\n')
+            for name in ('own', 'root', 'other', 'unreadable')
+        )
+        os.chown(own, SOMEBODY, SOMEBODY)
+        os.chmod(own, 0o600)
+        os.chown(other, SOMEBODY_ELSE, SOMEBODY)
+        os.chmod(unreadable, 0o600)
+        os.chmod(self.folder, 0o777)  # its tool makes a file there
+        for path, code in ((own, 0), (root, 0), (other, 111), (unreadable, 111)):
+            with self.subTest(path=path):
+                become = lambda: machine.become_user(SOMEBODY)  # noqa: E731
+                login = self.login('true', env={'PWRAP_CONF': path}, before=become)
+                self.assertEqual(login.code, code)
+                self.assertEqual(login.log() == [], code == 111)
+        self.assertEqual(self.ran('yes'), 2)
+
+
+class Itself(FileCase):
+    """A tool that is this very wrapper would call itself without end."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        os.mkdir(self.path('lib'))
+        self.script = shutil.copy(machine.SCRIPT, self.path('lib/qmail_pwrap.py'))
+        self.beside = self.write('lib/qmail-pwrap', '#!/bin/sh\n', 0o755)
+        os.symlink('lib/qmail_pwrap.py', self.path('link'))
+        os.symlink(self.path('link'), self.path('second-link'))
+        os.link(self.script, self.path('hard-link'))
+        os.symlink('lib', self.path('folder-link'))
+        self.others = machine.copy_with_python(self.script, self.path('other.py'))
+
+    @both_ways
+    def test_is_refused(self, way: Way) -> None:
+        """The script, and the command beside it, by whatever name, whichever of them runs."""
+        names = ['lib/qmail_pwrap.py', 'lib/qmail-pwrap', 'link', 'second-link', 'hard-link']
+        names += ['folder-link/qmail-pwrap', 'lib/../lib/qmail_pwrap.py']
+        for name in names:
+            with self.subTest(name):
+                self.configure(self.yes, f'name=me {self.path(name)} -a')
+                login = self.start(*way.prog, command=[self.script])
+                problem = f'^{re.escape(self.conf)}:3: this tool is the wrapper itself$'
+                self.assert_ends(login, 111, 'temporary', '-', problem)
+        self.assertEqual(self.ran('yes'), 0)
+
+    def test_the_program_that_was_run_is_meant_too(self) -> None:
+        """Whatever the installed command is called, it is known by how it was run."""
+        command = self.write('checkpassword', '#!/bin/sh\n', 0o755)
+        self.configure(command)
+        self.assertEqual(reasons(self.conf), [])
+        self.assertRegex(reasons(self.conf, command)[0], ':2: this tool is the wrapper itself$')
+
+    @both_ways
+    def test_another_copy_is_a_tool(self, way: Way) -> None:
+        """With a chain of its own, behind env; so is the same file with another configuration."""
+        inner = self.write('inner.conf', f'log=stderr\n{self.yes}\n')
+        for wrapper in (self.others, self.script):
+            with self.subTest(wrapper=wrapper):
+                self.configure(f'name=inner /usr/bin/env PWRAP_CONF={inner} {wrapper}')
+                login = self.login(*way.prog, command=[self.script])
+                self.assertEqual(login.code, way.code, login.log())
+                results = [line for line in login.log() if line.startswith('result=accepted')]
+                names = [re.search(r'tool=(\S+)', line) for line in results]
+                self.assertEqual({match[1] for match in names if match}, {self.yes, 'inner'})
+
+
+class CutShort(unittest.TestCase):
+    """What a full disk, or an editor that died, leaves of a file must not let more people in."""
+
+    def test_the_last_line_needs_its_newline(self) -> None:
+        """A last line without one makes the file invalid, unless it is blank or a comment, or the
+        whole file has the form of 0.3: nothing but comments and bare paths."""
+        for text, is_wrong in (
+            ('/a\nusers=* /b', True),
+            ('users=*\n/b', True),
+            ('/a\n/b -x', True),
+            ('/a -x\n/b', True),
+            ('log=stderr\n/b', True),
+            ('/usr/bin/env A=/etc/o /b', True),
+            ('"/a b"\n/b', True),
+            ("/a\n'/b'", True),
+            ('/a\\ b\n/b', True),
+            ('/a\t-x\n/b', True),
+            ('/a\n/b\nusers=*\r', True),
+            ('/a -x\n\r', False),
+            ('users=* /b\n', False),
+            ('users=* /b\n ', False),
+            ('users=* /b\n\t# a comment', False),
+            ('users=* /b\r\n', False),
+            ('/a\n/b', False),
+            ('/a', False),
+            ('# a\n\n  /a  \n\t/b\t', False),
+            ('# a\r\n/a\r\n/b\r', False),
+            ('# "quoted" -x users=*\n/a', False),
+        ):
+            with self.subTest(text=text):
+                line = text.count('\n') + 1
+                said = [f'/conf:{line}: {NO_NEWLINE}'] if is_wrong else []
+                self.assertEqual(problems_of(text), said)
+
+    def test_cut_at_any_byte(self) -> None:
+        """A file with settings, cut anywhere, is invalid, unless whole lines are left, or nothing
+        but comments and blanks behind them."""
+        text = (
+            'log=stderr\r\nusers=*@b\n/no\n# a comment\nfailure=temporary\n'
+            'users=!bo* timeout=9 name=x refused=1,3-5 /yes "a #b"\n/usr/bin/env A=/b /c d\n'
+        )
+        for length in range(len(text)):
+            cut = text[:length]
+            *_, last = cut.split('\n')
+            is_whole = not last.strip() or last.lstrip().startswith('#')
+            with self.subTest(cut=cut[-30:]):
+                said = problems_of(cut)
+                has_tool = cut.count('\n/') + cut.count(' /') > 0 and '/no\n' in cut
+                self.assertEqual(said == [], is_whole and has_tool, said)
+                if is_whole and has_tool:
+                    kept = [tool.command for tool in read_text(cut).tools]
+                    whole = [tool.command for tool in read_text(text).tools]
+                    self.assertEqual(kept, whole[: len(kept)])
+
+    def test_a_file_of_0_3_works_unchanged(self) -> None:
+        """Comments and paths, with or without a newline at the end, on any system."""
+        for end in ('', '\n', '\r\n'):
+            for newline in ('\n', '\r\n'):
+                lines = [
+                    '# config file for qmail-pwrap',
+                    '#',
+                    '/no',
+                    '/nonexistent',
+                    '',
+                    '  # x',
+                    '/y',
+                ]
+                with self.subTest(end=end, newline=newline):
+                    configuration = read_text(newline.join(lines) + end)
+                    self.assertEqual(configuration.problems, [])
+                    commands = [tool.command for tool in configuration.tools]
+                    self.assertEqual(commands, [[b'/no'], [b'/nonexistent'], [b'/y']])
+
+
+class Huge(FileCase):
+    def test_is_read_like_any_other(self) -> None:
+        """Some 50,000 lines, a line of a megabyte, thousands of tools or patterns."""
+        for name, lines in (
+            ('many lines', ['# comment', '  '] * 25000),
+            ('a long comment', ['#' + 'x' * 1000000]),
+            (
+                'many tools',
+                [f'users=nobody{number} /nonexistent/{number}' for number in range(5000)],
+            ),
+            ('many patterns', [many_patterns(50000), '/nonexistent/tool', 'users=*']),
+        ):
+            with self.subTest(name):
+                self.configure(*lines, self.yes)
+                self.assert_ends(self.start('true'), 0, 'accepted', self.yes)
+
+
+def many_patterns(count: int) -> str:
+    return 'users=' + ','.join(f'nobody{number}@*' for number in range(count))

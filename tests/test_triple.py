@@ -1,0 +1,329 @@
+"""Descriptor 3: every tool reads exactly the bytes that the server wrote, if they are a triple."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import os
+import random
+import socket
+import termios
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tests.harness.imported import SCRIPT
+from tests.harness.logins import (
+    ACCEPTS,
+    TRIPLE,
+    Case,
+    Login,
+    Way,
+    both_ways,
+    read_file,
+    wait_until,
+)
+from tests.harness.machine import needs
+from tests.harness.tools import records
+
+TRIPLES = [
+    TRIPLE,
+    b'a\0b\0',
+    b'\0b\0',
+    b'\0b\0\0',
+    b'a\0b\0c\0more\0and more',
+    b'a\0b\0no end',
+    b'a\0b\0\0\0\0',
+    b'a\0 \0',
+    bytes(range(1, 256)) + b'\0\xff\n\0\n\0',
+    b'x' * 300 + b'\0' + b'y' * 210 + b'\0',
+    b'a\0' + b'b' * 509 + b'\0',
+    b'a\0b\0' + b'c' * 508,
+]
+REFUSED = [  # verdict and code, and what is no triple
+    ('rejected', 1, 'one byte too long', b'a' * 510 + b'\0b\0'),
+    ('rejected', 1, 'too long behind a triple', b'a\0b\0' + b'x' * 509),
+    ('rejected', 1, 'much too long', b'a\0b\0' + b'x' * 60000),
+    ('rejected', 1, 'too long without a NUL', b'a' * 513),
+    ('rejected', 1, 'nothing but NULs', b'\0' * 600),
+    ('rejected', 1, 'a long password', b'a\0' + b'b' * 600 + b'\0'),
+    ('temporary', 2, 'nothing', b''),
+    ('temporary', 2, 'no NUL', b'alice'),
+    ('temporary', 2, 'one NUL', b'alice\0'),
+    ('temporary', 2, 'a password without its end', b'alice\0secret'),
+    ('temporary', 2, 'only a NUL', b'\0'),
+    ('temporary', 2, 'as long as can be', b'a' * 300 + b'\0' + b'b' * 211),
+]
+
+
+class Silent:
+    """Takes the place of a Log."""
+
+    to_stderr = False
+
+
+@contextlib.contextmanager
+def descriptor_3(data: bytes) -> Iterator[None]:
+    """Have a pipe that holds this, and ends behind it, as descriptor 3 of this process."""
+    try:
+        kept = os.dup(3)
+    except OSError:
+        kept = -1
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, data)
+        os.close(writer)
+        if reader != 3:
+            os.dup2(reader, 3)
+            os.close(reader)
+        yield
+    finally:
+        os.close(3)
+        if kept >= 0:
+            os.dup2(kept, 3)
+            os.close(kept)
+
+
+def read(data: bytes) -> tuple[Any, Any]:
+    """Return a login that has read this on descriptor 3, and what it says is wrong with it."""
+    login = SCRIPT.Login('/program', [b'true'], Silent())
+    with descriptor_3(data):
+        failure = login.read_triple()
+    return login, failure
+
+
+def handed_on(login: Any) -> bytes:
+    """Return what a tool would find on its descriptor 3, to the end."""
+    with login.fill_pipe() as pipe:
+        data = b''
+        while piece := os.read(pipe.reader, 1000):
+            data += piece
+    return data
+
+
+def generated_triples(count: int) -> Iterator[bytes]:
+    """Yield triples of any bytes: at most 512, with two fields or more and a password."""
+    source = random.Random(11)
+    special = [
+        *(b'', b'"', b"'", b'\n', b'\r\n', b'\\', b'%s%n', b'$(id)', b'`id`', b' ', b'-', b'--'),
+        *(b'\x1b[2J', b'\xff\xfe', b'result=accepted', 'äöü'.encode(), b'*', b'alice@example.org'),
+        *(b'\x80', b'\x7f', b'\x01', b'='),
+    ]
+
+    def some_bytes(length: int) -> bytes:
+        return bytes(source.choices(range(1, 256), k=length))
+
+    def field() -> bytes:
+        parts = range(source.randrange(4))
+        return b''.join(
+            source.choice(special) if source.random() < 0.5 else some_bytes(source.randrange(20))
+            for _ in parts
+        )
+
+    for number in range(count):
+        fields = [field() for _ in range(source.choice((2, 3, 3, 3, 4, 9)))]
+        fields[1] = fields[1] or b'p'
+        triple = b'\0'.join(fields) + b'\0'
+        if number % 7 == 0:  # more behind the last NUL
+            triple += some_bytes(source.randrange(30))
+        if number % 11 == 0:  # as long as can be
+            triple = some_bytes(max(0, 512 - len(triple))) + triple
+        yield triple[:512] if triple[:512].count(0) >= 2 else b'a\0b\0'
+
+
+class Bytes(Case):
+    def test_a_thousand_triples_are_handed_on_as_they_came(self) -> None:
+        """Whatever bytes they have: what was read is what each tool would read, as often as it is
+        asked for, and the login's name is what stands before the first NUL."""
+        lengths = set()
+        for triple in [*TRIPLES, *generated_triples(1000)]:
+            with self.subTest(triple=triple):
+                login, failure = read(triple)
+                self.assertIsNone(failure)
+                self.assertEqual(login.name, triple.partition(b'\0')[0])
+                self.assertEqual((handed_on(login), handed_on(login)), (triple, triple))
+                lengths.add(len(triple))
+        self.assertEqual((min(lengths) < 10, max(lengths)), (True, 512), 'a lopsided test')
+
+    @both_ways
+    def test_every_tool_reads_what_the_server_wrote(self, way: Way) -> None:
+        """The first tool and those behind it, to the end of descriptor 3."""
+        first = self.tool('first', records('seen1', 'exit 1'))
+        second = self.tool('second', records('seen2'))
+        self.configure(first, second)
+        for triple in [*TRIPLES, *generated_triples(8)]:
+            if triple.split(b'\0')[1] == b'':
+                continue
+            with self.subTest(triple=triple):
+                self.assert_ends(self.start(*way.prog, triple=triple), way.code, 'accepted', second)
+                seen = [read_file(self.path(name)) for name in ('seen1', 'seen2')]
+                self.assertEqual(seen, [triple, triple])
+
+    def test_a_verdict_is_that_of_the_tool_run_directly(self) -> None:
+        """A tool that decides by what it reads decides behind the wrapper as without it."""
+        judge = self.write(
+            'judge',
+            '#!/bin/sh\n'
+            'read -r line <&3; exec 3<&-\n'
+            'case ${#line} in *[0-4]) exec "$@" ;; *[56]) exit 1 ;; *7) exit 111 ;; esac\n'
+            'exit 100\n',
+            0o755,
+        )
+        self.configure(judge)
+        codes = set()
+        prog = ('/bin/sh', '-c', 'exit 7')
+        for triple in generated_triples(40):
+            with self.subTest(triple=triple):
+                direct = self.start(*prog, triple=triple, command=[judge])
+                wrapped = self.start(*prog, triple=triple)
+                self.assertEqual(direct.wait().code, wrapped.wait().code)
+                codes.add(wrapped.code)
+        self.assertEqual(codes, {7, 1, 111, 100})
+
+
+class Limits(Case):
+    def test_what_is_no_triple(self) -> None:
+        """More than 512 bytes are rejected with 1. Fewer than two fields are the server's mistake:
+        2, but temporary, so that nobody is banned for it."""
+        for verdict, code, name, data in REFUSED:
+            with self.subTest(name):
+                login, failure = read(data)
+                self.assertEqual((failure.verdict, failure.code), (verdict, code))
+                self.assertEqual(failure.problem, '')
+                self.assertTrue(data.startswith(login.name))
+
+    def test_at_most_513_bytes_are_read(self) -> None:
+        """What is beyond stays where it is: 513 tell that it is too long."""
+        login = SCRIPT.Login('/program', [b'true'], Silent())
+        with descriptor_3(b'a\0b\0' + b'x' * 2000):
+            self.assertEqual(login.read_triple().verdict, 'rejected')
+            self.assertEqual(len(os.read(3, 10000)), 2004 - 513)
+
+    @both_ways
+    def test_no_tool_sees_what_is_no_triple(self, way: Way) -> None:
+        """The server gets the code, the log one line, descriptors 1 and 2 nothing."""
+        yes = self.tool('yes', ACCEPTS)
+        for verdict, code, name, data in REFUSED:
+            self.configure(yes)
+            with self.subTest(name):
+                login = self.start(*way.prog, triple=data)
+                self.assert_ends(login, code, verdict, '-')
+                self.assertEqual((login.output(1), login.output(2)), (b'', b''))
+        self.assertEqual(self.ran('yes'), 0)
+
+    @both_ways
+    def test_without_a_descriptor_3_that_can_be_read(self, way: Way) -> None:
+        """Closed, it is the server's mistake: 2, temporary. What cannot be read ends with 111. One
+        line says why, and no tool runs."""
+        yes = self.tool('yes', ACCEPTS)
+        self.configure(yes)
+        folder = os.open('/', os.O_RDONLY)
+        writing = os.open(self.write('file', ''), os.O_WRONLY)
+        for number in (folder, writing):
+            self.addCleanup(os.close, number)
+        for name, descriptor, code, problem in (
+            ('closed', None, 2, '^descriptor 3 is not open: a mail server has to write the login'),
+            ('a folder', folder, 111, '^descriptor 3 cannot be read: Is a directory$'),
+            (
+                'only for writing',
+                writing,
+                111,
+                '^descriptor 3 cannot be read: Bad file descriptor$',
+            ),
+        ):
+            with self.subTest(name):
+                login = self.start(*way.prog, triple=descriptor)
+                self.assert_ends(login, code, 'temporary', '-', problem)
+                self.assertEqual((login.output(1), login.output(2)), (b'', b''))
+        self.assertEqual(self.ran('yes'), 0)
+
+    def test_a_broken_file_does_not_hide_it(self) -> None:
+        """What is no triple ends as it does whatever the configuration says."""
+        for lines in (('nonsense',), ()):
+            for verdict, code, name, data in REFUSED[::4]:
+                with self.subTest(name, lines=lines):
+                    self.configure(*lines)
+                    self.assert_ends(self.start('true', triple=data), code, verdict, '-')
+
+    @needs('/dev/pts')
+    def test_nothing_on_a_terminal_either(self) -> None:
+        """Who runs the wrapper by hand, without descriptor 3, gets 2, and the log its line."""
+        self.write('pwrap.conf', f'{self.tool("yes", ACCEPTS)}\n')
+        leader, terminal = os.openpty()
+        self.addCleanup(os.close, leader)
+        login = self.login('true', triple=None, descriptors={1: terminal, 2: terminal})
+        os.close(terminal)
+        self.assertEqual(login.code, 2)
+        with self.assertRaises(OSError):  # nothing was written, and nobody has it open any more
+            os.read(leader, 1000)
+
+
+class Kinds(Case):
+    """A pipe, a socket or a file, blocking or not; at once or in pieces."""
+
+    KINDS = ('pipe', 'socket', 'file', 'non-blocking pipe', 'non-blocking socket')
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.tool_that_keeps = self.tool('keeps', records('seen'))
+        self.configure(self.tool_that_keeps)
+
+    def start_sending(self, kind: str, pieces: Sequence[bytes], prog: Sequence[str]) -> Login:
+        """Start a login that gets these pieces one by one, each only after the one before was
+        read."""
+        writer = None
+        if kind == 'file':
+            name = self.write(f'triple{self.count}', b''.join(pieces))
+            reader = os.open(name, os.O_RDONLY)
+        elif kind.endswith('socket'):
+            reader, writer = (end.detach() for end in socket.socketpair())
+        else:
+            reader, writer = os.pipe()
+        os.set_blocking(reader, not kind.startswith('non-blocking'))
+        login = self.start(*prog, triple=reader)
+        unread = array.array('i', [0])
+
+        def was_read() -> bool:
+            fcntl.ioctl(reader, termios.FIONREAD, unread)
+            return not unread[0] or login.over()
+
+        if writer is not None:
+            for piece in pieces:
+                os.write(writer, piece)
+                wait_until(was_read, 'the piece was read')
+            os.close(writer)
+        os.close(reader)
+        return login
+
+    @both_ways
+    def test_however_it_arrives(self, way: Way) -> None:
+        """The tool gets the bytes."""
+        long = b'u' * 490 + b'\0' + b'p' * 19 + b'\0' + b'\n'
+        for kind in self.KINDS:
+            for name, pieces in (
+                ('at once', [TRIPLE]),
+                ('byte by byte', [bytes([byte]) for byte in b'a\0bcd\0e\0']),
+                (
+                    'at the NULs',
+                    [b'alice@example.org\0', b'secret\0', b'<17.42@mail.example.org>\0'],
+                ),
+                ('within a field', [b'alice', b'@example.org\0sec', b'ret\0']),
+                ('512 bytes', [long[:300], long[300:]]),
+            ):
+                with self.subTest(kind, pieces=name):
+                    login = self.start_sending(kind, pieces, way.prog)
+                    self.assert_ends(login, way.code, 'accepted', self.tool_that_keeps)
+                    self.assertEqual(read_file(self.path('seen')), b''.join(pieces))
+
+    def test_what_is_no_triple_in_pieces(self) -> None:
+        """The limits count for the whole."""
+        for kind in self.KINDS:
+            for name, pieces, code, verdict in (
+                ('too long', [b'a' * 200, b'a' * 300, b'\0b\0', b'a' * 20], 1, 'rejected'),
+                ('no second field', [b'alice', b'\0'], 2, 'temporary'),
+                ('an open field', [b'a\0', b'secret'], 2, 'temporary'),
+            ):
+                with self.subTest(kind, pieces=name):
+                    login = self.start_sending(kind, pieces, ['true'])
+                    self.assert_ends(login, code, verdict, '-')
+        self.assertEqual(self.ran('keeps'), 0)
