@@ -64,9 +64,9 @@ class Words(Command):
         self.assertRegex(version, r'^\d+\.\d+(\.\d+)?$')
 
     def test_what_is_no_command_is_refused(self) -> None:
-        """An unknown word, or one with words that it does not take: exit 2, and a line that names it; no tool runs.
+        """An unknown word, or words that a command does not take: exit 2, and a line that names it.
 
-        The word is escaped, as whatever goes to a terminal.
+        The word is escaped, as whatever goes to a terminal. No tool runs.
         """
         for words in NO_COMMANDS:
             with self.subTest(words=words):
@@ -108,7 +108,7 @@ class Words(Command):
 
 class Server(Command):
     def test_commands_refuse_a_servers_descriptor_3(self) -> None:
-        """Where descriptor 3 is a pipe or socket, every command ends with 2 and a line that says 3<&-.
+        """Where descriptor 3 is a pipe or socket, a command ends with 2 and a line that says 3<&-.
 
         Left in a run file, it would else accept every login. Nothing is read, no tool runs.
         """
@@ -125,7 +125,7 @@ class Server(Command):
         self.assertEqual(self.ran('no'), 0)
 
     def test_another_descriptor_3_is_no_servers(self) -> None:
-        """A file or a device on descriptor 3, as scripts and editors leave them open, is no hindrance."""
+        """A file or a device on descriptor 3, as shell scripts leave them open, is no hindrance."""
         for path in (os.devnull, self.conf, self.folder):
             for words, code in ((('--check',), 0), (('--test', 'alice'), 1), (('--version',), 0)):
                 descriptor = os.open(path, os.O_RDONLY)
@@ -159,7 +159,7 @@ class Server(Command):
 class Streams(Command):
     @unittest.skipUnless(os.path.exists('/dev/full'), '/dev/full is missing')
     def test_full_disk_is_told(self) -> None:
-        """A command whose output cannot be written ends with 2, and a line on descriptor 2 that says why."""
+        """A command whose output cannot be written ends with 2, and a line that says why."""
         full = os.open('/dev/full', os.O_WRONLY)
         self.addCleanup(os.close, full)
         for words in COMMANDS:
@@ -169,7 +169,7 @@ class Streams(Command):
                 self.assertEqual((login.code, self.said_on(login, 2)), (2, expected))
 
     def test_closed_output_is_told(self) -> None:
-        """A command whose standard output is closed ends with 2, and a line that says so; no tool runs."""
+        """A command without standard output ends with 2, and a line that says so; no tool runs."""
         for words in COMMANDS:
             with self.subTest(words=words):
                 login = self.start_command(*words, closed=[1]).wait()
@@ -178,7 +178,7 @@ class Streams(Command):
         self.assertEqual(self.ran('no'), 0)
 
     def test_closed_input_matters_only_to_test(self) -> None:
-        """--test whose standard input is closed ends with 2 and a line that says so; the others work."""
+        """--test without standard input ends with 2 and a line that says so; the others work."""
         for words in COMMANDS:
             with self.subTest(words=words):
                 login = self.start_command(*words, closed=[0]).wait()
@@ -241,7 +241,7 @@ class Log(Command):
             command = log.command(self.command)
             for lines in configurations:
                 self.settings(*lines)
-                for words in (*COMMANDS, *NO_COMMANDS):
+                for words in (*COMMANDS, *NO_COMMANDS[:2]):
                     self.say(*words, given=b'x\n', command=command)
             for words in COMMANDS:
                 self.login(*words, command=command)  # with a server's descriptor 3
