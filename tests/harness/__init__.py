@@ -3,6 +3,7 @@
 machine.py    what this machine has, and the skips that say what it lacks
 processes.py  a process is started as a server starts it, and ends with its test, whatever happened
 logins.py     a login: Case, Login, both_ways; begin here
+people.py     somebody at a command line, and a terminal
 tools.py      the fixture tools
 imported.py   its functions, to be called
 faults.py     the script with a fault inside
