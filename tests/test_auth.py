@@ -46,14 +46,16 @@ class Disabled(AuthCase):
         big = os.open(self.write('big', b'x' * 100000), os.O_RDONLY)
         self.addCleanup(os.close, big)
         prog = way.prog if way is QUICK else ('/bin/sh', '-c', f': >{self.folder}/prog')
-        for env, setting in (
-            ({'AUTH': '0'}, 'auth=1'),
-            ({'AUTH': '0'}, ''),
-            ({}, 'auth=0'),
-            ({'AUTH': ''}, 'auth=0'),
-        ):
+        off = {'AUTH': '0'}
+        cases: list[tuple[dict[str, str], str, list[bytes | int | None]]] = [
+            (off, 'auth=1', [TRIPLE, NO_PASSWORD, b'', b'alice', big, None]),
+            (off, '', [TRIPLE]),
+            ({}, 'auth=0', [TRIPLE, big, None]),
+            ({'AUTH': ''}, 'auth=0', [TRIPLE]),
+        ]
+        for env, setting, triples in cases:
             self.configure(setting, self.no)
-            for triple in (TRIPLE, NO_PASSWORD, b'', b'alice', big, None):
+            for triple in triples:
                 with self.subTest(env=env, setting=setting, triple=triple):
                     login = self.start(*prog, env=env, triple=triple)
                     self.assert_ends(login, 0, 'disabled', '-')
@@ -170,13 +172,21 @@ class EmptyPasswords(AuthCase):
     @both_ways
     def test_they_are_refused_before_any_tool_is_asked(self, way: Way) -> None:
         """1 and rejected, whoever would accept, and whatever failure= and AUTHORIZED say."""
-        for triple in (NO_PASSWORD, b'alice\0\0', b'\0\0', b'\0\0\0', b'alice\0\0secret\0'):
-            for failure in ('last', 'temporary'):
-                for env in ({}, {'AUTHORIZED': ''}, {'AUTHORIZED': '2'}):
-                    with self.subTest(triple=triple, failure=failure, env=env):
-                        self.configure(f'failure={failure}', self.yes, '/nonexistent/tool')
-                        login = self.start(*way.prog, triple=triple, env=env)
-                        self.assert_ends(login, 1, 'rejected', '-')
+        cases: list[tuple[bytes, str, dict[str, str]]] = [
+            (NO_PASSWORD, 'last', {}),
+            (NO_PASSWORD, 'temporary', {}),
+            (NO_PASSWORD, 'temporary', {'AUTHORIZED': ''}),
+            (NO_PASSWORD, 'last', {'AUTHORIZED': '2'}),
+            (b'alice\0\0', 'last', {}),
+            (b'alice\0\0secret\0', 'temporary', {}),
+            (b'\0\0', 'last', {}),
+            (b'\0\0\0', 'temporary', {}),
+        ]
+        for triple, failure, env in cases:
+            with self.subTest(triple=triple, failure=failure, env=env):
+                self.configure(f'failure={failure}', self.yes, '/nonexistent/tool')
+                login = self.start(*way.prog, triple=triple, env=env)
+                self.assert_ends(login, 1, 'rejected', '-')
         self.assertEqual(self.ran('yes'), 0)
 
     @both_ways

@@ -76,14 +76,24 @@ class Invalid(FileCase):
         """Without log=stderr, nothing is written to descriptors 1 and 2, which may be the client's,
         whatever is wrong."""
         crash = self.tool('crash', 'ulimit -c 0; kill -SEGV $$')
-        for lines in (crash, '/nonexistent\n', 'nonsense', 'auth=0\n/x\n', f'{self.yes} "', ''):
-            for triple in (TRIPLE, b'', b'x' * 600, None):
-                for prog in ('true', '/nonexistent/prog'):
-                    with self.subTest(lines=lines, triple=triple, prog=prog):
-                        self.write('pwrap.conf', lines)
-                        login = self.login(prog, triple=triple)
-                        written = [read_file(f'{login.folder}/{number}') for number in (1, 2)]
-                        self.assertEqual(written, [b'', b''])
+        cases: list[tuple[str, bytes | None]] = [
+            (crash, TRIPLE),
+            ('/nonexistent\n', TRIPLE),
+            ('nonsense', TRIPLE),
+            ('auth=0\n/x\n', TRIPLE),
+            (f'{self.yes} "', TRIPLE),
+            ('', TRIPLE),
+            (self.yes, b''),
+            (self.yes, b'x' * 600),
+            ('nonsense', None),
+        ]
+        for text, triple in cases:
+            for prog in ('true', '/nonexistent/prog'):
+                with self.subTest(text=text, triple=triple, prog=prog):
+                    self.write('pwrap.conf', text)
+                    login = self.login(prog, triple=triple)
+                    written = [read_file(f'{login.folder}/{number}') for number in (1, 2)]
+                    self.assertEqual(written, [b'', b''])
 
 
 class Change(FileCase):

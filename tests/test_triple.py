@@ -172,7 +172,7 @@ class Bytes(Case):
         self.configure(judge)
         codes = set()
         prog = ('/bin/sh', '-c', 'exit 7')
-        for triple in generated_triples(40):
+        for triple in generated_triples(20):
             with self.subTest(triple=triple):
                 direct = self.start(*prog, triple=triple, command=[judge])
                 wrapped = self.start(*prog, triple=triple)
@@ -268,7 +268,7 @@ class Kinds(Case):
         self.tool_that_keeps = self.tool('keeps', records('seen'))
         self.configure(self.tool_that_keeps)
 
-    def start_sending(self, kind: str, pieces: Sequence[bytes], prog: Sequence[str]) -> Login:
+    def start_sending(self, kind: str, pieces: Sequence[bytes]) -> Login:
         """Start a login that gets these pieces one by one, each only after the one before was
         read."""
         writer = None
@@ -280,7 +280,7 @@ class Kinds(Case):
         else:
             reader, writer = os.pipe()
         os.set_blocking(reader, not kind.startswith('non-blocking'))
-        login = self.start(*prog, triple=reader)
+        login = self.start('true', triple=reader)
         unread = array.array('i', [0])
 
         def was_read() -> bool:
@@ -295,8 +295,7 @@ class Kinds(Case):
         os.close(reader)
         return login
 
-    @both_ways
-    def test_however_it_arrives(self, way: Way) -> None:
+    def test_however_it_arrives(self) -> None:
         """The tool gets the bytes."""
         long = b'u' * 490 + b'\0' + b'p' * 19 + b'\0' + b'\n'
         for kind in self.KINDS:
@@ -311,8 +310,8 @@ class Kinds(Case):
                 ('512 bytes', [long[:300], long[300:]]),
             ):
                 with self.subTest(kind, pieces=name):
-                    login = self.start_sending(kind, pieces, way.prog)
-                    self.assert_ends(login, way.code, 'accepted', self.tool_that_keeps)
+                    login = self.start_sending(kind, pieces)
+                    self.assert_ends(login, 0, 'accepted', self.tool_that_keeps)
                     self.assertEqual(read_file(self.path('seen')), b''.join(pieces))
 
     def test_what_is_no_triple_in_pieces(self) -> None:
@@ -324,6 +323,6 @@ class Kinds(Case):
                 ('an open field', [b'a\0', b'secret'], 2, 'temporary'),
             ):
                 with self.subTest(kind, pieces=name):
-                    login = self.start_sending(kind, pieces, ['true'])
+                    login = self.start_sending(kind, pieces)
                     self.assert_ends(login, code, verdict, '-')
         self.assertEqual(self.ran('keeps'), 0)
