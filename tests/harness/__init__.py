@@ -6,6 +6,7 @@ logins.py     a login: Case, Login, both_ways; begin here
 people.py     somebody at a command line, and a terminal
 tools.py      the fixture tools
 imported.py   its functions, to be called
+probes.py     programs that look around, as tool and as prog; a login that is held meanwhile
 faults.py     the script with a fault inside
 syslog.py     what arrives in the system log
 installation.py  what make installs, in a folder of the test
