@@ -129,6 +129,8 @@ class RunFiles(Case):
 
 
 class FirstConfiguration(Case):
+    DEBIANS = '/usr/share/dovecot'  # what the package puts into /etc/dovecot
+
     @needs('cvm')
     def test_the_line_for_cvm(self) -> None:
         """cvm takes the line of /etc/vmail that is shown: it accepts bob, refuses with 100, and has
@@ -157,12 +159,12 @@ class FirstConfiguration(Case):
         self.assertEqual(self.login('true', triple=right).code, 111)
 
     @needs('dovecot-core')
-    @unittest.skipUnless(os.path.isdir('/etc/dovecot/conf.d'), 'no /etc/dovecot/conf.d here')
+    @unittest.skipUnless(os.path.isdir(DEBIANS), f'not as in Debian: {DEBIANS} is not there')
     def test_the_steps_for_dovecot(self) -> None:
         """With Debian's files changed as is shown, only the wrapper is asked about passwords, as
         root, and users are looked up in the three places."""
         folder = self.path('dovecot')
-        shutil.copytree('/etc/dovecot', folder, ignore=shutil.ignore_patterns('private'))
+        shutil.copytree(self.DEBIANS, folder)
         steps = [
             ('10-auth.conf', r'(?m)^(!include auth-system\.conf\.ext)$', r'#\1'),
             ('10-auth.conf', r'(?m)^#(!include auth-checkpassword\.conf\.ext)$', r'\1'),
@@ -188,6 +190,7 @@ class FirstConfiguration(Case):
                 ('userdb', 'username_format=%u /etc/vmail', 'passwd-file'),
             ],
         )
+        self.assertNotIn('= pam', done.output)
         self.assertRegex(done.output, r'(?m)^import_environment = TZ .*INSECURE_SETUID=1$')
         self.assertRegex(done.output, r'(?m)^service auth {\n  user = root\n}')
 
