@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -49,11 +50,15 @@ class SyslogListener:
         self._leaving = False
 
     def __enter__(self) -> Self:
+        # Of several test runs at the same time, one can have /dev/log; the others wait here.
+        self._turn = os.open('/dev', os.O_RDONLY)
+        fcntl.flock(self._turn, fcntl.LOCK_EX)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._folder = machine.make_folder('pwrap-log-')
         self.path = os.path.realpath('/dev/log')
         self.private = machine.somebody_logs()
         if self.private:
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
             self.path = os.path.join(self._folder, 'log')
         elif os.path.exists(self.path):  # left behind by somebody who is gone
             os.unlink(self.path)
@@ -71,6 +76,7 @@ class SyslogListener:
         self._socket.close()
         os.unlink(self.path)
         shutil.rmtree(self._folder, ignore_errors=True)
+        os.close(self._turn)
 
     def _receive(self) -> None:
         while (datagram := self._socket.recv(65536)) or not self._leaving:
