@@ -7,11 +7,11 @@ import ast
 import contextlib
 import os
 import signal
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tests.harness import machine
-from tests.harness.logins import TRIPLE, Case, Login, read_file, wait_until
+from tests.harness.logins import Case, Login, read_file, wait_until
 from tests.harness.tools import ACCEPTS, READY
 
 PASSED_ON = (
@@ -41,7 +41,7 @@ folder = os.stat('.')
 seen = {
     'descriptors': descriptors,
     'arguments': [os.fsencode(word) for word in argv],
-    'folder': (folder.st_dev, folder.st_ino),
+    'folder': (folder.st_dev, folder.st_ino) if folder.st_nlink else 'a folder that is gone',
     'umask': os.umask(0o22),
     'niceness': os.nice(0),
     'limits': [(limit, resource.getrlimit(limit)) for limit in limits],
@@ -159,33 +159,6 @@ class ProbeCase(Case):
         code."""
         return self.tool(name, f'{READY}; exit {code}')
 
-    def memory_holds(self, pid: int, secret: bytes) -> bool:
-        """Tell whether some part of a secret stands in any readable memory of a process."""
-        pieces = [secret[start : start + 16] for start in range(0, len(secret), 16)]
-        try:
-            memory = os.open(f'/proc/{pid}/mem', os.O_RDONLY)
-        except PermissionError:
-            self.skipTest('the memory of another process cannot be read here')
-        try:
-            for first, last in readable_memory(pid):
-                content = b''
-                while len(content) < last - first:
-                    content += os.pread(memory, last - first - len(content), first + len(content))
-                if any(piece in content for piece in pieces):
-                    return True
-            return False
-        finally:
-            os.close(memory)
-
-
-def readable_memory(pid: int) -> Iterator[tuple[int, int]]:
-    """Yield where a process has memory that it can read."""
-    for line in read_file(f'/proc/{pid}/maps').splitlines():
-        words = line.split()
-        if b'r' in words[1] and not words[-1].startswith((b'[vvar', b'[vsyscall]')):
-            first, last = (int(number, 16) for number in words[0].split(b'-'))
-            yield first, last
-
 
 def status_fields(status: bytes) -> dict[str, str]:
     """Return the content of a file such as /proc/self/status."""
@@ -202,12 +175,3 @@ def ignore(*numbers: int) -> None:
 def block(*numbers: int) -> None:
     """In a new process: block these signals."""
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-
-
-def triple_with(password: bytes) -> bytes:
-    return TRIPLE.replace(b'secret', password)
-
-
-def given(words: Sequence[str]) -> str:
-    """Return words as one line of the configuration; none of them needs quotes."""
-    return ' '.join(words)
