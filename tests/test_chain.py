@@ -9,6 +9,7 @@ import shutil
 import signal
 import unittest
 
+from tests.harness import machine
 from tests.harness.imported import SCRIPT, tool_of
 from tests.harness.logins import (
     ACCEPTS,
@@ -23,6 +24,7 @@ from tests.harness.logins import (
     read_file,
     wait_until,
 )
+from tests.harness.machine import needs
 from tests.harness.tools import (
     CRASHES,
     CVM_REFUSES,
@@ -103,6 +105,18 @@ class Order(ChainCase):
                 self.configure(path, self.yes)
                 problem = f'^{re.escape(path)}: cannot run: {why}'
                 self.assert_ends(self.login(*way.prog), way.code, 'accepted', self.yes, problem)
+
+    @needs('util-linux')
+    @both_ways
+    def test_a_tool_behind_setsid_is_asked(self, way: Way) -> None:
+        """setsid(1) forks if it leads its process group, and its first half ends with 0 before
+        anybody was asked: it must not lead one, or everybody would get in."""
+        setsid = machine.program('setsid')
+        for tool, code, result in ((self.no, 1, 'rejected'), (self.yes, way.code, 'accepted')):
+            with self.subTest(result):
+                self.configure(f'{setsid} {tool}')
+                self.assert_ends(self.start(*way.prog), code, result, setsid)
+        self.assertEqual((self.ran('no'), self.ran('yes')), (1, 1))
 
 
 class ServedLogins(ChainCase):

@@ -152,6 +152,13 @@ class Settings(unittest.TestCase):
                     self.assertRegex(said, f'^/conf:1: {TAKES[name]}')
                     self.assertNotIn('zxq', said.lower())
 
+    def test_digits_are_those_of_ascii(self) -> None:
+        """Not what else Unicode, or Latin-1, takes for a digit."""
+        for line in (b'timeout=\xb2 /t', b'timeout=1\xb9 /t', b'refused=\xb3 /t', b'empty=\xb9 /t'):
+            with self.subTest(line=line):
+                [said] = problems_of(line + b'\n/t\n')
+                self.assertRegex(said, '^/conf:1: [a-z]+= takes ')
+
     def test_the_defaults(self) -> None:
         """What counts where the file says nothing."""
         configuration = read_text(f'{TOOL}\n')

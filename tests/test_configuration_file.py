@@ -105,6 +105,17 @@ class Change(FileCase):
             self.assertEqual(self.login('true').code, code)
 
 
+class Bytes(FileCase):
+    def test_any_byte_reaches_the_tool_as_it_stands_there(self) -> None:
+        """Whatever the encoding of the file."""
+        words = [bytes([number]) for number in range(1, 256) if bytes([number]) not in b"\n'#\\"]
+        show = self.tool('show', 'printf "%s\\0" "$@"; exit 5').encode()
+        quoted = b' '.join(b"'%s'" % word for word in words)
+        self.write('pwrap.conf', b'log=stderr\n%s %s\n' % (show, quoted))
+        login = self.login('true')
+        self.assertEqual((login.code, login.output(1).split(b'\0')[:-2]), (5, words))
+
+
 class Kinds(FileCase):
     def test_only_a_regular_file_is_read(self) -> None:
         """A missing file, a folder, a device, a fifo with or without a writer, a socket: none of
@@ -300,6 +311,8 @@ class CutShort(unittest.TestCase):
             ('"/a b"\n/b', True),
             ("/a\n'/b'", True),
             ('/a\\ b\n/b', True),
+            ('/a\\b\n/b', True),
+            ("/a''b\n/b", True),
             ('/a\t-x\n/b', True),
             ('/a\n/b\nusers=*\r', True),
             ('/a -x\n\r', False),
