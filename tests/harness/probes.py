@@ -95,6 +95,11 @@ class ProbeCase(Case):
         """Make a tool in Python, as Case does, with READY and OUT as the paths of files."""
         return super().python_tool(name, f'READY, OUT = {self.ready!r}, {self.seen!r}\n{body}')
 
+    def chain(self, *lines: str) -> dict[str, str]:
+        """Write a configuration for one login; return the environment that names it."""
+        path = f'chain{self.count}'
+        return {'PWRAP_CONF': self.write(path, '\n'.join(['log=stderr', *lines]) + '\n')}
+
     @property
     def seen(self) -> str:
         return self.path('seen')
