@@ -620,7 +620,9 @@ def become(prog: 'list[bytes]', environment: 'dict[bytes, bytes]', log: 'Log') -
     for number in IGNORED_BY_PYTHON:
         _signal.signal(number, _signal.SIG_DFL)
     folders = [b'']
-    if b'/' not in prog[0]:
+    if not prog[0]:
+        folders = []  # execve here refuses an empty name with an error of its own
+    elif b'/' not in prog[0]:
         folders = environment.get(b'PATH', b'/bin:/usr/bin').split(b':')
     failure = errno.ENOENT
     for folder in folders:

@@ -30,7 +30,16 @@ from tests.harness.tools import PYTHON_BECOMES, PYTHON_READS, refuses
 
 CANNOT = 'qmail_pwrap.py cannot be loaded: '
 MAIL_ERROR = 2 << 3 | 3  # facility mail, level err
-SETTINGS = {'auth', 'log', 'failure', 'timeout', 'users', 'name'}  # that an administrator has
+SETTINGS = {
+    'auth',
+    'log',
+    'failure',
+    'timeout',
+    'users',
+    'name',
+    'refused',
+    'empty',
+}  # that an administrator has
 
 BROKEN = {  # what may stand in the script's place, and what the log calls it
     b'': 'AttributeError',

@@ -178,7 +178,7 @@ class Environment(Try):
 
     def test_tools_get_no_input(self) -> None:
         """What follows the password stays where it is, and what tools print is not shown."""
-        read = self.tool('read', 'cat >$dir/input; echo noise; echo noise >&2; exit 1')
+        read = self.tool('read', 'cat >$dir/input; echo noise; exit 1')
         self.settings(read)
         code, lines = self.try_login(given=b'password\nsecond line\n')
         self.assertEqual((code, read_file(self.path('input'))), (1, b''))
