@@ -25,7 +25,7 @@ class Try(Person):
 
 class Rows(Try):
     def test_each_tool_has_a_row_as_it_is_tried(self) -> None:
-        """Number, name, the verdict in words, exit code and milliseconds; nothing after who accepts."""
+        """Number, name, verdict, exit code and milliseconds; none behind the one that accepts."""
         down = self.tool('down', tools.refuses(111))
         unrun = self.tool('unrun', tools.refuses(127))
         own = self.tool('own', tools.refuses(100))
@@ -71,7 +71,7 @@ class Rows(Try):
         self.assertGreaterEqual(int(rows[6][-1].split()[0]), 1000)
 
     def test_a_file_that_is_not_valid_asks_nobody(self) -> None:
-        """The problem, result=temporary and 111 are shown; that auth=0 lets everybody in is not said."""
+        """The problem and 111 are shown; nothing says that auth=0 lets everybody in."""
         for first in ('colour=red', 'auth=0 colour=red'):
             with self.subTest(first=first):
                 self.settings('auth=0', first, self.no)
@@ -177,7 +177,7 @@ class Environment(Try):
                 self.assertLess(said, row)
 
     def test_tools_get_no_input(self) -> None:
-        """What follows the password stays where it is, and what tools print is not shown."""
+        """What follows the password reaches no tool, and what tools print is not shown."""
         read = self.tool('read', 'cat >$dir/input; echo noise; exit 1')
         self.settings(read)
         code, lines = self.try_login(given=b'password\nsecond line\n')
@@ -268,7 +268,7 @@ class Signals(Try):
         return login
 
     def test_end_it_with_the_tool_and_all_its_children(self) -> None:
-        """INT, HUP, TERM and QUIT, though the tool ignores them and has no time limit; no verdict."""
+        """INT, HUP, TERM and QUIT, though the tool ignores them and has no time limit."""
         stubborn = (
             "trap '' INT HUP TERM QUIT; sleep 1000 & sleep 1000 &\n"
             'jobs -p >$dir/pids; echo $$ >>$dir/pids; mv $dir/pids $dir/ready; wait; wait'

@@ -242,7 +242,7 @@ class DoubtfulFiles(Person):
 
 
 class Places(Person):
-    """Who else can change or read what a login needs: script, file and tool in folders of their own."""
+    """Who can change or read what a login needs: script, file and tool in folders of their own."""
 
     def setUp(self) -> None:
         super().setUp()

@@ -8,6 +8,7 @@ import re
 import struct
 import termios
 import time
+from collections.abc import Callable
 from typing import Any
 
 from tests.harness import machine
@@ -83,16 +84,21 @@ class Terminal:
         size = struct.pack('HHHH', 24, COLUMNS, 0, 0)
         fcntl.ioctl(self._screen, termios.TIOCSWINSZ, size)
 
-    def start(self, *words: str, **env: str) -> Login:
-        """Start the command here, as the one that the terminal belongs to."""
+    def take(self) -> None:
+        """In the new process: be the one that the terminal, descriptor 0, belongs to."""
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
-        def take() -> None:
-            os.setsid()
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
+    def start(self, *words: str, before: Callable[[], object] | None = None, **env: str) -> Login:
+        """Start the command here; before() is called instead of take(), and has to do that."""
         places = {0: self._screen, 1: self._screen, 2: self._screen}
-        env = {'LC_ALL': 'C.UTF-8', **env}
-        return self.case.start(*words, triple=None, descriptors=places, env=env, before=take)
+        return self.case.start(
+            *words,
+            triple=None,
+            descriptors=places,
+            env={'LC_ALL': 'C.UTF-8', **env},
+            before=before or self.take,
+        )
 
     @property
     def shown(self) -> str:

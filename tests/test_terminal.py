@@ -1,0 +1,230 @@
+"""On a terminal: the prompt, the marks, and Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import signal
+
+from tests.harness import tools
+from tests.harness.logins import REJECTS, Login, alive, read_file, wait_until
+from tests.harness.machine import needs
+from tests.harness.people import PASSWORD, Person, Terminal
+
+ALICE = 'alice@example.org'
+HONEST = tools.knows([(ALICE, PASSWORD)])
+PROMPT = 'assword: '
+CTRL_C, CTRL_D, CTRL_BACKSLASH = '\3', '\4', '\x1c'
+STUBBORN = (  # a tool that ignores all that a terminal sends, with a child
+    "trap '' INT HUP TERM QUIT; sleep 1000 &\necho $! $$ >$dir/pids; mv $dir/pids $dir/ready; wait"
+)
+
+
+@needs('/dev/pts')
+class OnTerminal(Person):
+    def setUp(self) -> None:
+        super().setUp()
+        self.yes = self.tool('yes', HONEST)
+        self.no = self.tool('no', REJECTS)
+
+    def ask(self, **env: str) -> tuple[Terminal, Login]:
+        """Start --test on a terminal, and wait for the prompt."""
+        terminal = Terminal(self)
+        login = terminal.start('--test', ALICE, **env)
+        terminal.wait_for(PROMPT)
+        return terminal, login
+
+    def run_test(self, **env: str) -> tuple[int, str]:
+        """Run --test, and type the password; return exit code and what is shown."""
+        terminal, login = self.ask(**env)
+        terminal.type(f'{PASSWORD}\n')
+        return terminal.wait_for_end(login), terminal.shown
+
+
+class Prompt(OnTerminal):
+    def test_what_is_typed_does_not_appear(self) -> None:
+        """The tool gets it, and the terminal echoes again at the end."""
+        self.settings(self.tool('keep', tools.records('kept', 'exit 1')))
+        terminal, login = self.ask()
+        self.assertFalse(terminal.echoes())
+        terminal.type(f'{PASSWORD}\n')
+        self.assertEqual(terminal.wait_for_end(login), 1)
+        self.assertNotIn(PASSWORD, terminal.shown)
+        self.assertTrue(terminal.echoes())
+        kept = read_file(self.path('kept')).split(b'\0')
+        self.assertEqual(kept[:2], [ALICE.encode(), PASSWORD.encode()])
+
+    def test_no_core_file_can_hold_the_password(self) -> None:
+        """From before the prompt on, for --test itself and for the tools."""
+        unlimited = resource.getrlimit(resource.RLIMIT_CORE)[1]
+        self.settings(self.tool('limit', 'ulimit -c >$dir/seen; ulimit -Hc >>$dir/seen; exit 1'))
+        terminal = Terminal(self)
+
+        def allow_core_files() -> None:
+            terminal.take()
+            resource.setrlimit(resource.RLIMIT_CORE, (unlimited, unlimited))
+
+        login = terminal.start('--test', ALICE, before=allow_core_files)
+        terminal.wait_for(PROMPT)
+        self.assertEqual(resource.prlimit(login.pid, resource.RLIMIT_CORE), (0, 0))
+        terminal.type('x\n')
+        self.assertEqual(terminal.wait_for_end(login), 1)
+        self.assertEqual(read_file(self.path('seen')), b'0\n0\n')
+
+    def test_tools_get_no_terminal(self) -> None:
+        """/dev/tty cannot be opened, no descriptor is one, and what tools write is not shown."""
+        look = self.python_tool(
+            'look',
+            f"""
+seen = []
+try:
+    os.open('/dev/tty', os.O_RDWR)
+    seen = ['tty opened']
+except OSError:
+    pass
+seen += [f'{{number}} is a terminal' for number in range(256) if os.isatty(number)]
+seen.append(f'input {{os.read(0, 10)!r}}')
+os.write(1, b'noise'); os.write(2, b'noise')
+with open({self.path('seen')!r}, 'a') as file: print(*seen, file=file)
+sys.exit(1)""",
+        )
+        self.settings(look)
+        code, shown = self.run_test()
+        self.assertEqual((code, read_file(self.path('seen'))), (1, b"input b''\n"), shown)
+        self.assertNotIn('noise', shown)
+
+
+class Marks(OnTerminal):
+    def marks(self, shown: str) -> str:
+        """Return the signs at the beginnings of lines: + good, ! bad, - neutral."""
+        plain = re.sub('\033\\[[0-9]*m', '', shown)
+        found = re.findall('(?m)^([✓✗-]) ', plain)
+        return ''.join(found).replace('✓', '+').replace('✗', '!')
+
+    def test_good_bad_and_neutral_have_marks(self) -> None:
+        """In colour, unless NO_COLOR is set and not empty. A tool left out by users= is neutral."""
+        left_out = f'users=nobody {self.no}'
+        lax = self.tool('lax', tools.ACCEPTS)
+        for lines, code, signs in (
+            ([self.no, self.yes], 0, '!++'),  # the last is the second question
+            ([self.no], 1, '!'),
+            ([left_out, self.no], 1, '-!'),
+            (['/nonexistent', self.yes], 0, '!++'),
+            ([lax], 2, '+!'),
+            (['auth=0', self.no], 1, '-!'),
+        ):
+            self.settings(*lines)
+            for env in ({}, {'NO_COLOR': ''}, {'NO_COLOR': '1'}):
+                with self.subTest(lines=lines, env=env):
+                    got, shown = self.run_test(**env)
+                    self.assertEqual((got, self.marks(shown)), (code, signs), shown)
+                    has_colour = not env.get('NO_COLOR')
+                    self.assertEqual('\033' in shown, has_colour)
+                    self.assertEqual('\033[31m' in shown, has_colour and '!' in signs)
+                    self.assertEqual('\033[32m' in shown, has_colour and '+' in signs)
+
+    def test_check_has_them_too(self) -> None:
+        """A good file ends in a good mark; each problem and warning has a bad one."""
+        for lines, code, signs in (
+            ([self.no], 0, '+'),
+            (['auth=0', self.no], 0, '!+'),
+            (['x'], 1, '!!!'),
+        ):
+            self.settings(*lines)
+            for env in ({}, {'NO_COLOR': '1'}):
+                with self.subTest(lines=lines, env=env):
+                    terminal = Terminal(self)
+                    got = terminal.wait_for_end(terminal.start('--check', **env))
+                    self.assertEqual((got, self.marks(terminal.shown)), (code, signs))
+                    self.assertEqual('\033' in terminal.shown, not env)
+
+    def test_a_file_or_pipe_gets_neither_marks_nor_colour(self) -> None:
+        """Whatever TERM says."""
+        self.settings(self.no, '/nonexistent', f'users=nobody {self.no}', self.yes)
+        for words in (('--check',), ('--test', ALICE), ('--help',)):
+            output = self.say(*words, given=b'x\n', env={'TERM': 'xterm'}).output
+            self.assertTrue(output.isascii(), output)
+            self.assertNotIn('\033', output)
+            self.assertEqual(self.marks(output), '')
+
+
+class Interrupted(OnTerminal):
+    def assert_clean(self, terminal: Terminal) -> None:
+        """What is shown ends with a whole line, and no traceback; the terminal echoes."""
+        self.assertTrue(terminal.shown.endswith('\r\n'), terminal.shown)
+        self.assertNotIn('Traceback', terminal.shown)
+        self.assertNotIn('the exit code', terminal.shown)
+        self.assertTrue(terminal.echoes())
+
+    def test_at_the_prompt_it_ends_with_a_clean_line(self) -> None:
+        """By Ctrl-C, Ctrl-D, Ctrl-\\ or a signal: no tool runs, and the code is no verdict."""
+        self.settings(self.yes)
+        for typed, number, code in (
+            (CTRL_C, None, 130),
+            (CTRL_D, None, 130),
+            (CTRL_BACKSLASH, None, 131),
+            ('abc' + CTRL_C, None, 130),
+            ('', signal.SIGINT, 130),
+            ('', signal.SIGHUP, 129),
+            ('', signal.SIGTERM, 143),
+            ('', signal.SIGQUIT, 131),
+        ):
+            with self.subTest(typed=typed, signal=number):
+                terminal, login = self.ask()
+                terminal.type(typed)
+                if number is not None:
+                    os.kill(login.pid, number)
+                self.assertEqual(terminal.wait_for_end(login), code)
+                self.assert_clean(terminal)
+        self.assertEqual(self.ran('yes'), 0)
+
+    def wait_for_tool(self) -> list[int]:
+        """Wait until the stubborn tool runs, and return its processes."""
+        wait_until(lambda: os.path.exists(self.path('ready')), 'the tool is ready')
+        return [int(pid) for pid in read_file(self.path('ready')).split()]
+
+    def assert_gone(self, pids: list[int]) -> None:
+        self.assertEqual(len(pids), 2)
+        wait_until(lambda: not any(map(alive, pids)), 'the tool and its child are gone')
+
+    def test_while_a_tool_runs_tool_and_children_end_too(self) -> None:
+        """By Ctrl-C or Ctrl-\\, though the tool ignores them and has no time limit."""
+        for typed, code in ((CTRL_C, 130), (CTRL_BACKSLASH, 131)):
+            with self.subTest(typed=typed):
+                self.begin_again()
+                self.settings(f'timeout=0 {self.tool("stubborn", STUBBORN)}')
+                terminal, login = self.ask()
+                terminal.type('x\n')
+                pids = self.wait_for_tool()
+                terminal.type(typed)
+                self.assertEqual(terminal.wait_for_end(login), code)
+                self.assert_clean(terminal)
+                self.assert_gone(pids)
+
+    def test_during_the_second_question_it_ends_the_same_way(self) -> None:
+        """Without the server's code, as nobody knows yet whether the tool is honest."""
+        tool = self.tool('stubborn', tools.knows([(ALICE, PASSWORD)], STUBBORN))
+        self.settings(f'timeout=0 {tool}')
+        terminal, login = self.ask()
+        terminal.type(f'{PASSWORD}\n')
+        pids = self.wait_for_tool()
+        terminal.type(CTRL_C)
+        self.assertEqual(terminal.wait_for_end(login), 130)
+        self.assert_clean(terminal)
+        self.assert_gone(pids)
+
+    def test_a_terminal_that_hangs_up_ends_it_too(self) -> None:
+        """At the prompt, and while a tool runs: nothing is left behind."""
+        self.settings(f'timeout=0 {self.tool("stubborn", STUBBORN)}')
+        terminal, login = self.ask()
+        terminal.close()
+        login.wait()
+        self.assertNotIn(login.code, (0, 1))
+        terminal, login = self.ask()
+        terminal.type('x\n')
+        pids = self.wait_for_tool()
+        terminal.close()
+        login.wait()
+        self.assertNotIn(login.code, (0, 1))
+        self.assert_gone(pids)
