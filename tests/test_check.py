@@ -363,7 +363,7 @@ class Service(Check):
     def suggested(self, output: str) -> list[str]:
         """Return the command that is suggested, as it is shown and in words."""
         match = re.search(
-            r'(?m)user (\S+), uid (\d+);\s+as\s+the\s+user\s+of\s+a\s+service:\n((?:.*\\\n)*.*)$',
+            r'(?m)user\s+(\S+),\s+uid\s+(\d+);\s+as\s+the\s+user\s+of\s+a\s+service:\n((?:.*\\\n)*.*)$',
             output,
         )
         self.assertTrue(match, output)

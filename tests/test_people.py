@@ -214,6 +214,17 @@ class Streams(Command):
                 self.assertEqual((login.code, self.said_on(login, 2)), (-signal.SIGPIPE, ''))
 
 
+class Plain(Command):
+    def test_a_file_or_pipe_gets_neither_marks_nor_colour(self) -> None:
+        """Whatever TERM says: they are for a terminal."""
+        self.settings(self.no, '/nonexistent', f'users=nobody {self.no}')
+        for words in (('--check',), ('--test', 'alice'), ('--help',)):
+            output = self.say(*words, given=b'x\n', env={'TERM': 'xterm'}).output
+            self.assertTrue(output.isascii(), output)
+            self.assertNotIn('\033', output)
+            self.assertNotRegex(output, '(?m)^- ')
+
+
 class Ends(Command):
     def test_ctrl_c_has_its_usual_code(self) -> None:
         """Ctrl-C ends a command with 130, without a traceback."""

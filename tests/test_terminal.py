@@ -139,15 +139,6 @@ class Marks(OnTerminal):
                     self.assertEqual((got, self.marks(terminal.shown)), (code, signs))
                     self.assertEqual('\033' in terminal.shown, not env)
 
-    def test_a_file_or_pipe_gets_neither_marks_nor_colour(self) -> None:
-        """Whatever TERM says."""
-        self.settings(self.no, '/nonexistent', f'users=nobody {self.no}', self.yes)
-        for words in (('--check',), ('--test', ALICE), ('--help',)):
-            output = self.say(*words, given=b'x\n', env={'TERM': 'xterm'}).output
-            self.assertTrue(output.isascii(), output)
-            self.assertNotIn('\033', output)
-            self.assertEqual(self.marks(output), '')
-
 
 class Interrupted(OnTerminal):
     def assert_clean(self, terminal: Terminal) -> None:
