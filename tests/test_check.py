@@ -114,7 +114,9 @@ class Shown(Check):
         self.settings(f'name=long {self.yes} {" ".join(["123456789"] * 30)} true', 'timoeut=' + '3')
         os.chmod(self.yes, 0o777)
         terminal = Terminal(self)
-        code = terminal.wait_for_end(terminal.start('--check', 'alice@example.org', NO_COLOR='1'))
+        code = terminal.wait_for_end(
+            terminal.start('--check', 'alice@example.org', env={'NO_COLOR': '1'})
+        )
         self.assertEqual(code, 1)
         self.assertIn('✗ ', terminal.shown)
         for line in terminal.shown.split('\r\n'):

@@ -31,7 +31,7 @@ class OnTerminal(Person):
     def ask(self, **env: str) -> tuple[Terminal, Login]:
         """Start --test on a terminal, and wait for the prompt."""
         terminal = Terminal(self)
-        login = terminal.start('--test', ALICE, **env)
+        login = terminal.start('--test', ALICE, env=env)
         terminal.wait_for(PROMPT)
         return terminal, login
 
@@ -135,7 +135,7 @@ class Marks(OnTerminal):
             for env in ({}, {'NO_COLOR': '1'}):
                 with self.subTest(lines=lines, env=env):
                     terminal = Terminal(self)
-                    got = terminal.wait_for_end(terminal.start('--check', **env))
+                    got = terminal.wait_for_end(terminal.start('--check', env=env))
                     self.assertEqual((got, self.marks(terminal.shown)), (code, signs))
                     self.assertEqual('\033' in terminal.shown, not env)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 
@@ -299,7 +300,7 @@ class Signals(Try):
                 self.begin_again()
                 number = signal.Signals[f'SIG{name}']
                 login = self.start_try(
-                    wait, before=lambda number=number: signal.signal(number, signal.SIG_IGN)
+                    wait, before=functools.partial(signal.signal, number, signal.SIG_IGN)
                 )
                 os.kill(login.pid, number)
                 self.write('go', '')

@@ -8,7 +8,7 @@ import re
 import struct
 import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.harness import machine
@@ -89,14 +89,19 @@ class Terminal:
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
-    def start(self, *words: str, before: Callable[[], object] | None = None, **env: str) -> Login:
+    def start(
+        self,
+        *words: str,
+        env: Mapping[str, str] | None = None,
+        before: Callable[[], object] | None = None,
+    ) -> Login:
         """Start the command here; before() is called instead of take(), and has to do that."""
         places = {0: self._screen, 1: self._screen, 2: self._screen}
         return self.case.start(
             *words,
             triple=None,
             descriptors=places,
-            env={'LC_ALL': 'C.UTF-8', **env},
+            env={'LC_ALL': 'C.UTF-8', **(env or {})},
             before=before or self.take,
         )
 
