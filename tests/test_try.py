@@ -268,6 +268,9 @@ class Signals(Try):
         wait_until(lambda: os.path.exists(self.path('ready')), 'the tool is ready')
         return login
 
+    def assert_gone(self, pids: list[int]) -> None:
+        wait_until(lambda: not any(map(alive, pids)), 'the tool and its children are gone')
+
     def test_end_it_with_the_tool_and_all_its_children(self) -> None:
         """INT, HUP, TERM and QUIT, though the tool ignores them and has no time limit."""
         stubborn = (
@@ -284,8 +287,7 @@ class Signals(Try):
                     self.assertEqual(len(pids), 3 if body is stubborn else 1)
                     os.kill(login.pid, number)
                     self.assertEqual(login.wait().code, 128 + number)
-                    for pid in pids:
-                        wait_until(lambda pid=pid: not alive(pid), 'tool and children are gone')
+                    self.assert_gone(pids)
                     text = read_file(f'{login.folder}/1').decode()
                     self.assertTrue(text.endswith('\n'), text)
                     self.assertNotIn('the exit code', text)
