@@ -1551,7 +1551,8 @@ def read_beginning(path: bytes) -> bytes:
 def add_advice(configuration: Configuration, problem: Problem) -> str:
     """Return the text of a problem with what to do about it, where a common mistake can be told."""
     if problem.number is None:
-        return problem.text
+        text, mend, command = problem.text.partition('mend it with: ')
+        return text + mend + keep_together(command)
     advice = find_advice(configuration.lines[problem.number - 1], problem.why)
     return f'{problem.text}; {advice}' if advice else problem.text
 
@@ -1864,8 +1865,16 @@ def ask_password(has_input: bool) -> bytes:
     try:
         return os.fsencode(getpass.getpass())
     except (Stopped, EOFError):
-        print(flush=True)
+        end_line()
         raise
+
+
+def end_line() -> None:
+    """End the line behind a prompt or a ^C, if the terminal is still there."""
+    try:
+        posix.write(1, b'\n')
+    except OSError:
+        pass
 
 
 def make_triple(login: bytes, password: bytes) -> bytes:
@@ -1895,7 +1904,7 @@ def run_login(program: str, triple: bytes, tool: 'Tool | None') -> 'tuple[int, s
         except Stopped:
             for number in STOPPING:
                 _signal.signal(number, _signal.SIG_IGN)
-            print(flush=True)  # behind the ^C
+            end_line()
             while os.waitpid(child, os.WNOHANG) == (0, 0):
                 send_signal(-child, _signal.SIGTERM)
                 time.sleep(0.05)
