@@ -16,7 +16,7 @@ from unittest import mock
 from tests.harness import faults, machine
 from tests.harness.imported import SCRIPT
 from tests.harness.machine import needs
-from tests.harness.probes import CAT, PLAIN, ProbeCase
+from tests.harness.probes import CAT, PLAIN, THE_SESSION, THE_TOOL, ProbeCase
 
 ENV = machine.program('env')
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -25,7 +25,6 @@ PYTHON_VARIABLES = (
     *('DEVMODE', 'MALLOC', 'HASHSEED', 'DUMPREFS', 'BREAKPOINT', 'SAFEPATH', 'NOUSERSITE', 'UTF8'),
     *('COERCECLOCALE', 'IOENCODING', 'PROFILEIMPORTTIME', 'TRACEMALLOC', 'FAULTHANDLER'),
 )
-QUICK_TOOL, SESSION = 'the tool, with prog true', 'the session'
 
 
 def execute_raw(*entries: bytes) -> None:
@@ -49,7 +48,7 @@ def execute_raw(*entries: bytes) -> None:
 class Environment(ProbeCase):
     """What tool and prog have, compared with what they have when the tool is run directly."""
 
-    def compare(self, only: Collection[str] = (QUICK_TOOL, SESSION), **options: Any) -> None:
+    def compare(self, only: Collection[str] = (THE_TOOL, THE_SESSION), **options: Any) -> None:
         """Compare the environments; AUTH is what the wrapper promises."""
         for view, direct, wrapped in self.views('environ', only, **options):
             with self.subTest(view, env=options.get('env')):
@@ -61,7 +60,7 @@ class Environment(ProbeCase):
                     sorted(entry for entry in expected if not entry.startswith(b'AUTH=')),
                 )
                 found = (options.get('env') or {}).get('AUTH') or '1'
-                told = 'success' if view == SESSION else found
+                told = 'success' if view == THE_SESSION else found
                 if view == 'prog true':
                     told = found
                 self.assertEqual(auth, [b'AUTH=' + os.fsencode(told)])
@@ -107,7 +106,7 @@ class Environment(ProbeCase):
             self.compare(env={'LC_CTYPE': value})
         for others in ({}, {'LC_ALL': ''}, {'LC_ALL': 'C'}, {'LC_ALL': 'C.UTF-8'}, {'LANG': 'C'}):
             for more in ({}, {'LC_CTYPE': 'C'}, {'LC_CTYPE': 'C.UTF-8'}):
-                self.compare((SESSION,), env={**others, **more})
+                self.compare((THE_SESSION,), env={**others, **more})
 
     def test_lc_ctype_may_stand_anywhere(self) -> None:
         """LC_CTYPE is the same wherever it stands among the others."""
@@ -120,7 +119,7 @@ class Environment(ProbeCase):
         """It breaks no login, and reaches neither tool nor prog; the others do."""
         for entries in ((b'=x',), (b'=',), (b'=x', b'=y', b'A=1', b'LC_CTYPE=C')):
             for view, direct, wrapped in self.views(
-                'environ', (QUICK_TOOL, SESSION), before=self.raw(*entries)
+                'environ', (THE_TOOL, THE_SESSION), before=self.raw(*entries)
             ):
                 with self.subTest(entries=entries, view=view):
                     kept = [one for one in direct.split(b'\0') if not one.startswith(b'=')]

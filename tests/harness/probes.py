@@ -63,6 +63,9 @@ while True:
 """
 
 
+THE_TOOL, THE_SESSION = 'the tool, with prog true', 'the session'  # two of the views
+
+
 class View(NamedTuple):
     """Who reads a file below /proc/self: the tool in one of the two ways, or prog in one of
     them."""
@@ -75,10 +78,10 @@ class View(NamedTuple):
 def views_of(file: str) -> tuple[View, ...]:
     """Return the four views of such a file. "true" is found on PATH, and is cat."""
     return (
-        View('the tool, with prog true', f'{CAT} {file}', ('true',)),
+        View(THE_TOOL, f'{CAT} {file}', ('true',)),
         View('prog true', PLAIN, ('true', file)),
         View('the tool, before a session', f'{CAT} {file}', ('prog',)),
-        View('the session', PLAIN, (CAT, file)),
+        View(THE_SESSION, PLAIN, (CAT, file)),
     )
 
 
