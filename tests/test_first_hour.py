@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import unittest
 from pathlib import Path
@@ -202,7 +203,7 @@ class Packages(Case):
         [line] = re.findall(r'`(make install DESTDIR=pkg)`', readme())
         [build] = re.findall(r'`(dpkg-deb [^`]*)`', readme())
         install = line.replace('DESTDIR=pkg', f'DESTDIR={self.path("pkg")} PYTHON={machine.PYTHON}')
-        done = self.run_program('/bin/sh', '-c', f'cd {TOP} && {install}')
+        done = self.run_program('/bin/sh', '-c', f'cd {shlex.quote(TOP)} && {install}')
         self.assertEqual(done.code, 0, done.output)
         os.mkdir(self.path('pkg/DEBIAN'))
         fields = 'Package: p\nVersion: 1\nArchitecture: all\nMaintainer: root\nDescription: p\n'
