@@ -56,7 +56,9 @@ class Commands(Case):
         """The line that brings a new file does so if it is good, and only then."""
         [line] = re.findall(r'`(PWRAP_CONF=\S+\.new [^`]+)`', readme())
         self.assertIn(line, example())
-        self.write('bin/qmail-pwrap', f'#!/bin/sh\nexec {machine.SCRIPT} "$@" 3<&-\n', 0o755)
+        self.write(
+            'bin/qmail-pwrap', f'#!/bin/sh\nexec {shlex.quote(machine.SCRIPT)} "$@" 3<&-\n', 0o755
+        )
         old, tool = 'users=*', self.tool('yes', ACCEPTS)
         for text, wanted in (('tiemout=3\n', old), (f'{tool}\n', f'{tool}\n')):
             self.write('pwrap.conf', old)

@@ -64,7 +64,9 @@ class User(NamedTuple):
 @contextlib.contextmanager
 def system_user(letter: str, password: str, homes: Path) -> Iterator[User]:
     """A system user with a home under `homes` (not made yet) and no password in /etc/shadow, removed at the end."""
-    login = f'pwt{os.getpid()}{letter}'
+    login = (
+        f'pwt{os.urandom(4).hex()}{letter}'  # no number of a process: in a container it comes again
+    )
     home = homes / login
     run(
         'useradd',
