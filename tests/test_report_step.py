@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import time
 import unittest
 
@@ -311,11 +312,14 @@ class StepsThatDie(ProbeCase):
         """A report comes before the end, so a tool that has reported and ended at once has
         accepted."""
         body = PLAYS_THE_STEP + (  # somebody else holds the end of the answer: it can be written
-            'if not os.fork():\n    os.setsid()\n    import signal\n    signal.pause()\n'
+            'holder = os.fork()\n'
+            'if not holder:\n    os.setsid()\n    import signal\n    signal.pause()\n'
+            f'open({self.path("holder")!r}, "w").write(str(holder))\n'
             'os.write(report, b"+")\nos._exit(9)'
         )
         self.configure(self.python_tool('reports', body), self.tool('next', ACCEPTS))
         login = self.login('prog')
+        os.kill(int(read_file(self.path('holder'))), signal.SIGKILL)
         self.assertEqual((login.code, login.result()['result']), (9, 'accepted'))
         self.assertEqual(self.ran('next'), 0)
 
