@@ -21,7 +21,7 @@ import struct
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -219,8 +219,9 @@ MORE_THAN_ALL = 65536  # descriptors
 def close_all_but(*keep: int) -> None:
     """Close every descriptor but these, whether or not a /proc could tell which are open."""
     first = 0
-    for number in sorted(keep):
-        os.closerange(first, number)
+    for number in sorted(set(keep)):
+        if number > first:  # an empty range that begins with 0 is, for close_range(2), all there is
+            os.closerange(first, number)
         first = number + 1
     os.closerange(first, MORE_THAN_ALL)
 
