@@ -449,7 +449,7 @@ class CompiledForm(Check):
         self.assertEqual(self.renewing_command(), shown)
         self.assertEqual(self.run_program('/bin/sh', '-c', shown), (0, '', ''))
         self.assertEqual(self.renewing_command(), '')
-        by_time = shown.replace('checked-hash', 'timestamp').replace('-q', '-f -q')
+        by_time = shown.replace('checked-hash', 'timestamp').replace(' -q ', ' -f -q ')
         self.assertEqual(self.run_program('/bin/sh', '-c', by_time), (0, '', ''))
         self.assertEqual(self.renewing_command(), shown)
 

@@ -203,6 +203,11 @@ def pages(pid: int) -> Iterator[bytes]:
         os.close(memory)
 
 
+def is_asleep(pid: int) -> bool:
+    """Tell whether a process waits for something."""
+    return read_file(f'/proc/{pid}/stat').rpartition(b')')[2].split()[0] == b'S'
+
+
 def count_in_memory(pid: int, text: bytes) -> int:
     """Return how often a text stands in the memory of a process."""
     return sum(content.count(text) for content in pages(pid))
@@ -229,6 +234,8 @@ class Memory(SecretsCase):
         try:
             wait_until(lambda: os.path.exists(ready) or login.over(), 'ready')
             self.assertFalse(login.over(), f'ended too early: {login.code} {login.log()}')
+            # Until it waits for the tool, the wrapper's memory may still change while it is read.
+            wait_until(lambda: is_asleep(login.pid), 'asleep')
             try:
                 os.close(os.open(f'/proc/{login.pid}/mem', os.O_RDONLY))
             except PermissionError:

@@ -325,7 +325,7 @@ class NoLog(SystemCase):
             )
             self.assertEqual(login.wait().code, 2)
             result = listener.wait_for('^result=').text
-            first = listener.lines()[0].text
+            first = listener.lines(f'qmail-pwrap[{login.pid}]')[0].text
         self.assertTrue(result.startswith('result=temporary ip=- tool=- code=2 '), result)
         self.assertTrue(first.startswith('PWRAP_CONF is ignored: '), first)
 
