@@ -13,7 +13,9 @@ parts: waiting and signals, the configuration, the log, and the commands for peo
 """
 
 if __name__ == '__main__':
-    # Should a full disk have cut this file short, running off its end must not mean "accepted".
+    # Should a full disk have cut this file short behind a whole statement, running off its end must
+    # not mean "accepted". Within a statement, Python does not begin, and ends with 1; the installed
+    # command turns that into 111, too.
     import atexit
     import posix
 
@@ -22,9 +24,10 @@ if __name__ == '__main__':
 # --------------------------------------------------------------------------------------------------
 # Imports and constants
 #
-# An import costs time at every login. The modules here are built into the interpreter: posix and
-# _signal have the functions of os and signal, which would cost 1 and 4 ms more (a whole login takes
-# about 15). What only a person or a rare case needs is imported where it is needed.
+# An import costs time at every login. The modules here are built into Debian's interpreter: posix
+# and _signal have the functions of os and signal, which would cost 1 and 4 ms more (a whole login
+# takes about 15). What only a person or a rare case needs is imported where it is needed.
+# Annotations stand in quotes where evaluating them would cost time, or fail.
 
 import _signal  # type: ignore[import-not-found]
 import errno
@@ -55,7 +58,7 @@ REJECTED = 'rejected'
 TEMPORARY = 'temporary'  # no verdict: the password may have been right
 UNKNOWN = 'unknown'  # a user lookup found nobody
 DISABLED = 'disabled'  # AUTH=0
-SKIPPED = 'skipped'  # the tool cannot be run
+CANNOT_RUN = 'cannot run'  # no program, or its interpreter is missing
 NOT_ASKED = 'not asked'  # the tool does not serve this login
 
 # What ends the wait for a tool.
@@ -87,7 +90,7 @@ def main(program: str) -> None:
     """
     words = sys.argv[1:]
     if words and (words[0].startswith('--') or words[0] == '-h'):
-        serve_person(program, words)
+        serve_person(program, words)  # and exit
     is_report_step = bool(words) and words[0].startswith(REPORT)
     log = Log()
     login = None
@@ -101,8 +104,9 @@ def main(program: str) -> None:
             login = Login(program, encode_words(words) or [find_true()], log)
             code = login.decide()
     except BaseException as error:  # a traceback would end with 1: "the password is wrong"
-        is_decided = is_report_step or (login is not None and login.is_decided)
-        log_internal_error(error, log.to_stderr, is_decided)
+        # The wrapper logs the result of the login that a report step belongs to.
+        lacks_result = not is_report_step and (login is None or not login.is_decided)
+        log_internal_error(error, log.to_stderr, lacks_result)
     finally:  # whatever happened; besides, the interpreter's own way out takes a millisecond
         posix._exit(code)
 
@@ -119,14 +123,17 @@ def find_true() -> bytes:
     return b'/usr/bin/true'
 
 
-def log_internal_error(error: BaseException, to_stderr: bool, is_decided: bool) -> None:
-    """Log what should never happen. Uses nothing of this file, as that may be what is broken."""
+def log_internal_error(error: BaseException, to_stderr: bool, lacks_result: bool) -> None:
+    """Log what should never happen. Uses nothing of this file, as that may be what is broken.
+
+    lacks_result: whether the result line of this login is still to be written.
+    """
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     number = trace.tb_lineno if trace is not None else 0
     lines = [f'internal error: {type(error).__name__} in line {number}']
-    if not is_decided:
+    if lacks_result:
         lines.append('result=temporary ip=- tool=- code=111 ms=0 user=""')
     for line in lines:
         if to_stderr:
@@ -145,13 +152,16 @@ class Outcome:
 
     def __init__(self, verdict: str, code: int, problem: str = '', tool: str = '-') -> None:
         self.verdict = verdict
-        self.code = code  # the exit code
+        self.code = code  # the exit code; says nothing of a tool that was not asked
         self.problem = problem  # what the log says of it besides; empty for nothing
         self.tool = tool  # the name of the tool that it comes from
 
 
 class Login:
-    """One login."""
+    """One login, from the triple to the end of the session.
+
+    prepare_chain() adds environment and supervisor.
+    """
 
     def __init__(self, program: str, prog: 'list[bytes]', log: 'Log') -> None:
         self.started = time.monotonic()
@@ -162,12 +172,14 @@ class Login:
         self.triple = bytearray(TRIPLE_LIMIT + 1)  # the password is here and nowhere else
         self.size = 0  # of the triple, in bytes
         self.name = b''  # who logs in
-        self.is_lookup = is_user_lookup()
-        self.is_decided = False
+        self.has_password = False  # one that is not empty
+        self.is_lookup = may_be_user_lookup()  # certain once the password is known to be empty
+        self.is_decided = False  # whether the result has been logged
 
     def decide(self) -> int:
         """Decide this login and log it; return the exit code once all is over, session included."""
-        # Each step needs what those before it have found out; none can change its place.
+        # The order: where the log goes is known before its first line. AUTH=0 lets everybody in,
+        # also with what is no triple, whose faults count before those of the configuration.
         configuration = read_configuration(self.program)
         self.log.to_stderr = configuration.logs_to_stderr
         # Nothing is logged before descriptor 3 is read: the log's socket could become descriptor 3.
@@ -204,12 +216,12 @@ class Login:
         return configuration.values['auth'].encode()
 
     def prepare_chain(self, auth: bytes) -> None:
-        """Make what the tools need: free descriptors, their environment, the one who waits."""
+        """Make what the tools need: descriptor 3 for the taking, environment, the one who waits."""
         posix.close(3)
         reserve_descriptors()
         self.environment = restore_environment()
         self.environment[b'AUTH'] = auth
-        self.supervisor = Supervisor()
+        self.supervisor = Supervisor(kills_on_signal=self.listener is not None)
 
     def end(self, outcome: Outcome) -> int:
         """Log the one result of this login, and what is wrong; return the exit code."""
@@ -231,6 +243,7 @@ class Login:
         return outcome.code
 
     def write_line(self, line: str, priority: int = syslog.LOG_ERR) -> None:
+        """Log a line, or let the listener hear it."""
         if self.listener is not None:
             self.listener.hear_line(line, priority)
         else:
@@ -244,10 +257,11 @@ class Login:
         end_of_name = self.triple.find(0, 0, self.size)
         if end_of_name >= 0:
             self.name = bytes(self.triple[:end_of_name])
+        # No line besides the result for this and for too long a login: the network could send many.
         if failure is None and self.triple.count(0, 0, self.size) < 2:
             failure = Outcome(TEMPORARY, MISUSED)
-        if failure is not None and self.is_lookup:  # in which 2 would say that the user was found
-            return Outcome(TEMPORARY, TRY_LATER, failure.problem)
+        if failure is not None and self.is_lookup:  # in which 2 would say that the user was found,
+            return Outcome(TEMPORARY, TRY_LATER, failure.problem)  # and 1 is no answer at all
         if failure is not None:
             return failure
         self.has_password = self.triple[end_of_name + 1] != 0
@@ -274,6 +288,7 @@ class Login:
         return Outcome(REJECTED, REJECT)  # too long
 
     def forget_password(self) -> None:
+        """Overwrite the triple, the only copy of the password in this process."""
         self.triple[:] = bytes(len(self.triple))
 
     # The chain -----------------------------------------------------------------------------------
@@ -284,10 +299,10 @@ class Login:
         for tool in configuration.tools:
             if not self.may_ask(tool):
                 continue
-            if self.supervisor.is_stopped():
+            if self.supervisor.must_stop():
                 break
             outcome = self.ask(tool)
-            self.tell(tool, outcome)
+            self.log_answer(tool, outcome)
             if outcome.verdict == ACCEPTED:
                 return outcome
             outcomes.append(outcome)
@@ -298,15 +313,15 @@ class Login:
     def may_ask(self, tool: 'Tool') -> bool:
         """Tell whether a tool may see this login's password."""
         if not tool.serves(self.name):
-            self.tell(tool, Outcome(NOT_ASKED, ACCEPT, f'users={tool.shown_users()}'))
+            self.log_answer(tool, Outcome(NOT_ASKED, TRY_LATER, f'users={tool.shown_users()}'))
             return False
         # LDAP servers take an empty password for an anonymous bind, which succeeds.
         if not (self.has_password or self.is_lookup or tool.takes_empty_password):
-            self.tell(tool, Outcome(NOT_ASKED, ACCEPT, 'the password is empty'))
+            self.log_answer(tool, Outcome(NOT_ASKED, TRY_LATER, 'the password is empty'))
             return False
         return True
 
-    def tell(self, tool: 'Tool', outcome: Outcome) -> None:
+    def log_answer(self, tool: 'Tool', outcome: Outcome) -> None:
         """Log what went wrong with a tool; a listener hears of every tool."""
         if self.listener is not None:
             self.listener.hear_answer(tool, outcome)
@@ -318,12 +333,12 @@ class Login:
     def ask(self, tool: 'Tool') -> Outcome:
         """Give one tool the triple, wait for its answer, and return that."""
         try:
-            with self.fill_pipe() as triple:
+            with self.make_triple_pipe() as pipe:
                 if self.prog[0] in TRUE:
-                    event = self.run_to_its_end(tool, triple.reader)
+                    event = self.run_to_its_end(tool, pipe.reader)
                 else:
-                    event = self.run_until_report(tool, triple.reader)
-        except OSError as error:
+                    event = self.run_until_report(tool, pipe.reader)
+        except OSError as error:  # of making pipes, or of starting the tool; waiting raises none
             return judge_failed_start(tool, error)
         if event == REPORTED:
             return Outcome(ACCEPTED, ACCEPT, tool=tool.name)
@@ -342,23 +357,25 @@ class Login:
         killed = 'was killed' if self.supervisor.kill() else 'cannot be killed'
         return Outcome(TEMPORARY, TRY_LATER, f'{event}{after} and {killed}', tool.name)
 
-    def run_to_its_end(self, tool: 'Tool', triple: int) -> str:
+    def run_to_its_end(self, tool: 'Tool', triple_reader: int) -> str:
         """Run a tool with prog true. Return what ended the wait."""
-        self.supervisor.start(tool.command + self.prog, self.environment, triple)
+        self.supervisor.start(tool.command + self.prog, self.environment, triple_reader)
         return self.supervisor.wait(None, tool.timeout)
 
-    def run_until_report(self, tool: 'Tool', triple: int) -> str:
+    def run_until_report(self, tool: 'Tool', triple_reader: int) -> str:
         """Run a tool with the report step in prog's place. Return what ended the wait."""
         with ReportPipes() as pipes:
             step = encode_words([self.program, pipes.make_argument(self.log.to_stderr)])
-            self.supervisor.start([*tool.command, *step, *self.prog], self.environment, triple)
+            command = [*tool.command, *step, *self.prog]
+            self.supervisor.start(command, self.environment, triple_reader)
             pipes.close_the_steps_ends()
             event = self.supervisor.wait(pipes.report.reader, tool.timeout)
             if event == REPORTED and not pipes.answer_the_step():
+                # It has died before the answer, so no session begins: the tool's own end decides.
                 event = self.supervisor.wait(None, tool.timeout)
             return event
 
-    def fill_pipe(self) -> 'Pipe':
+    def make_triple_pipe(self) -> 'Pipe':
         """Return a pipe that holds the triple, and ends behind it. Raises OSError."""
         pipe = Pipe()
         posix.write(pipe.writer, memoryview(self.triple)[: self.size])  # an empty pipe holds it
@@ -366,12 +383,12 @@ class Login:
         return pipe
 
 
-def is_user_lookup() -> bool:
-    """Tell whether Dovecot asks for a user, if the password is empty besides.
+def may_be_user_lookup() -> bool:
+    """Tell whether Dovecot asks for a user, provided that the password is empty.
 
     Source: Dovecot's manual, "CheckPassword", section userdb. The tool finds AUTHORIZED=1, sets it
-    to 2 and becomes checkpassword-reply, which ends with 2; 3 means that there is no such user. A 2
-    of the tool's own, without a report, is no user found: it says that the tool was misused.
+    to 2 and becomes checkpassword-reply, which ends with 2: "found". 3 means "no such user". If the
+    tool itself ends with 2, without a report, that does not say "found", but that it was misused.
     """
     return posix.environ.get(b'AUTHORIZED') == b'1' and not has_changed_ids()
 
@@ -386,7 +403,7 @@ def judge_failed_start(tool: 'Tool', error: OSError) -> Outcome:
     if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
         problem = f'cannot be started: {error.strerror}'
         return Outcome(TEMPORARY, TRY_LATER, problem, tool.name)
-    return Outcome(SKIPPED, TRY_LATER, f'cannot run: {error.strerror}', tool.name)
+    return Outcome(CANNOT_RUN, TRY_LATER, f'cannot run: {error.strerror}', tool.name)
 
 
 def judge_code(tool: 'Tool', code: int, is_lookup: bool) -> Outcome:
@@ -410,6 +427,7 @@ def judge_code(tool: 'Tool', code: int, is_lookup: bool) -> Outcome:
 
 
 def name_signal(number: int) -> str:
+    """Return the name of a signal, such as SIGSEGV; "signal N" if it has none."""
     import signal
 
     try:
@@ -426,7 +444,7 @@ def judge_login(
     outcomes: of the tools that were asked, in order. passes_code_on: failure=last. interrupted: a
     signal came while a tool decided.
     """
-    ran = [one for one in outcomes if one.verdict != SKIPPED]
+    ran = [one for one in outcomes if one.verdict != CANNOT_RUN]
     without_verdict = [one for one in outcomes if one.verdict != REJECTED]
     if interrupted or without_verdict:
         tool = without_verdict[0].tool if without_verdict else '-'
@@ -475,7 +493,7 @@ def restore_environment() -> 'dict[bytes, bytes]':
     where there is no /proc it stays as it is.
     """
     environment = posix.environ.copy()
-    environment.pop(b'', None)  # execve takes a variable without a name; posix_spawn here does not
+    environment.pop(b'', None)  # the kernel takes a variable without a name, Python does not
     if environment.get(b'LC_CTYPE') not in (b'C.UTF-8', b'C.utf8', b'UTF-8'):
         return environment
     if sys.version_info < (3, 15) and not sys.flags.utf8_mode:
@@ -512,7 +530,9 @@ def restore_environment() -> 'dict[bytes, bytes]':
 #   the answer pipe ends                         the wrapper has given the tool up (timeout), or has
 #                                                died: prog must not start, 111
 #
-# The answer makes log and session agree: no session begins that is not logged as accepted.
+# The answer makes log and session agree: a step that can report begins no session that is not
+# logged as accepted. Behind a tool that has closed the pipes, prog begins unreported, as it would
+# without the wrapper, and the exit code counts as the tool's.
 
 
 class Pipe:
@@ -589,7 +609,8 @@ def report_and_become(argument: str, prog: 'list[bytes]', log: 'Log') -> int:
     """
     _, *ends, group, destination = argument.split(':')
     log.to_stderr = destination == 'stderr'
-    # What the tool has closed, or has used for a file of its own, is not ours.
+    # What the tool has closed, or has used for a file of its own, is not ours. Without both pipes
+    # nobody can report or be answered.
     ours = []
     for end in ends:
         descriptor, _, identity = end.partition('.')
@@ -616,7 +637,10 @@ def exchange_report(report_writer: int, answer_reader: int) -> bool:
 
 
 def become(prog: 'list[bytes]', environment: 'dict[bytes, bytes]', log: 'Log') -> None:
-    """Become prog, looked up on PATH as by execvp(3). If it cannot be run, log that and return."""
+    """Become prog, looked up on PATH as by execvp(3), but no shell runs what has no "#!".
+
+    If it cannot be run, log that and return.
+    """
     for number in IGNORED_BY_PYTHON:
         _signal.signal(number, _signal.SIG_DFL)
     folders = [b'']
@@ -632,7 +656,7 @@ def become(prog: 'list[bytes]', environment: 'dict[bytes, bytes]', log: 'Log') -
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 failure = error.errno or failure
-    for number in IGNORED_BY_PYTHON:
+    for number in IGNORED_BY_PYTHON:  # again: nobody may listen to the log any more
         _signal.signal(number, _signal.SIG_IGN)
     log.write(f'{escape(prog[0], 200)}: prog cannot be run: {posix.strerror(failure)}')
 
@@ -667,9 +691,10 @@ class Supervisor:
     enough then, and needs no descriptor.
     """
 
-    kills_on_signal = False  # --test: a person wants an end, with all that the tool has started
-
-    def __init__(self) -> None:
+    def __init__(self, kills_on_signal: bool) -> None:
+        self.kills_on_signal = (
+            kills_on_signal  # for --test: a person wants an end, also of the tool
+        )
         self.child: 'Child | None' = None
         self.code = TRY_LATER  # of the child that ended last: its exit code, or minus a signal
         self.interrupted = False  # a signal has come that is meant for prog
@@ -686,31 +711,34 @@ class Supervisor:
         # With SIGCHLD ignored or blocked, as some servers leave it, no end would ever be seen.
         self.mask_found = _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGCHLD])
 
-    def start(self, command: 'list[bytes]', environment: 'dict[bytes, bytes]', triple: int) -> None:
+    def start(
+        self, command: 'list[bytes]', environment: 'dict[bytes, bytes]', triple_reader: int
+    ) -> None:
         """Start a command as the child. Raises OSError.
 
-        triple: the descriptor that becomes the child's descriptor 3.
+        triple_reader: becomes the child's descriptor 3.
         """
         former_group = posix.getpgrp()
-        group = choose_group()
+        is_in_own_group = enter_own_group()
         try:
             pid = posix.posix_spawn(
                 command[0],
                 command,
                 environment,
-                file_actions=[(posix.POSIX_SPAWN_DUP2, triple, 3)],
-                setpgroup=group,
+                file_actions=[(posix.POSIX_SPAWN_DUP2, triple_reader, 3)],
+                setpgroup=posix.getpid() if is_in_own_group else NEW_GROUP,
                 setsigmask=self.mask_found,
                 setsigdef=IGNORED_BY_PYTHON,
             )
         finally:
             join_group(former_group)
-        self.child = Child(pid, pid if group == GROUP_LED_BY_THE_TOOL else group)
+        self.child = Child(pid, posix.getpid() if is_in_own_group else pid)
 
     def wait(self, report: 'int | None', seconds: int) -> str:
         """Wait for the child. Return REPORTED, ENDED, TIMED_OUT or INTERRUPTED.
 
         report: the descriptor of the report pipe, or None. seconds: the time limit, 0 for none.
+        Once the report pipe has ended without a report, the limit does not count any more.
         """
         deadline = time.monotonic() + seconds if seconds else None
         poller = select.poll()
@@ -718,11 +746,9 @@ class Supervisor:
         if report is not None:
             poller.register(report, select.POLLIN)
         while True:
-            poller.poll(milliseconds_until(deadline))
-            if self.pass_signals_on() and self.kills_on_signal:
-                return INTERRUPTED
+            signal_came = self.pass_signals_on()
             has_ended = self.reap()
-            # A report comes before the end, so it is looked for after that.
+            # Reaped first, read second: of a tool that has ended, the report is in the pipe by now.
             if report is not None and is_readable(report):
                 if posix.read(report, 1):
                     return REPORTED
@@ -733,8 +759,11 @@ class Supervisor:
                 deadline = None
             if has_ended:
                 return ENDED
+            if signal_came and self.kills_on_signal:
+                return INTERRUPTED
             if deadline is not None and time.monotonic() >= deadline:
                 return TIMED_OUT
+            poller.poll(milliseconds_until(deadline))
 
     def pass_signals_on(self) -> bool:
         """Send the child the signals that have come for it; tell whether there were any."""
@@ -764,15 +793,20 @@ class Supervisor:
                 self.code = posix.waitstatus_to_exitcode(status)
         return self.child is None
 
-    def is_stopped(self) -> bool:
-        """Tell whether no more tools may be asked: interrupted, or one could not be killed."""
+    def must_stop(self) -> bool:
+        """Tell whether no more tools may be asked: a signal came, or one could not be killed."""
         self.pass_signals_on()
         return self.interrupted or self.child is not None
 
     def kill(self) -> bool:
-        """Kill the child with all that it has started, and tell whether it is gone."""
+        """Kill the child and its process group, and tell whether the child is gone.
+
+        So all that it has started goes with it, and what an earlier tool of this login has left.
+        """
         if self.child is None:
             return True
+        self.kills_on_signal = False  # this wait is short, and not to be given up
+        # This process stands in that group if it could not go back to where it was.
         if self.child.group != posix.getpgrp():
             send_signal(-self.child.group, _signal.SIGKILL)
         self.send(_signal.SIGKILL)  # it may have left its group
@@ -811,6 +845,7 @@ def send_signal(target: int, number: int) -> None:
 
 
 def milliseconds_until(deadline: 'float | None') -> 'float | None':
+    """Return the time that is left, None for no limit, as poll() takes it."""
     if deadline is None:
         return None
     return max(0.0, deadline - time.monotonic()) * 1000
@@ -823,23 +858,21 @@ def is_readable(descriptor: int) -> bool:
     return bool(poller.poll(0))
 
 
-GROUP_LED_BY_THE_TOOL = 0  # what setpgid(2) calls a new group
+NEW_GROUP = 0  # for setpgid(2): one that the process leads
 
 
-def choose_group() -> int:
-    """Return the process group to start a tool in; this process goes there, until it is started.
+def enter_own_group() -> bool:
+    """Move this process to a process group of its own number, and tell whether that was done.
 
     A tool gets a group of its own so that it can be killed with all that it has started. But it
-    must not lead that group, unless it would without us. At stake: setsid(1) forks if it leads a
-    group, and its first half ends with 0 before the second half has asked anybody, so that behind
-    the wrapper, `setsid TOOL` would accept every password. So this process makes a group under its
-    own number, starts the tool in that, and goes back to where it was. If this process leads its
-    group, the tool would do so too if it were run directly.
+    must not lead that group, unless it would lead one without the wrapper. At stake: setsid(1)
+    forks if it leads a group, and its first half ends with 0 before the second half has asked
+    anybody, so that behind the wrapper, `setsid TOOL` would accept every password. So this process
+    makes a group, starts the tool in that, and goes back to where it was. If this process leads its
+    group, the tool would do so too if it were run directly: it gets a group that it leads.
     """
     own = posix.getpid()
-    if posix.getpgrp() != own and join_group(own):
-        return own
-    return GROUP_LED_BY_THE_TOOL
+    return posix.getpgrp() != own and join_group(own)
 
 
 def join_group(group: int) -> bool:
@@ -888,9 +921,10 @@ REGULAR_FILE = 0o100000
 class Tool:
     """A tool as its line in the configuration gives it."""
 
-    def __init__(self, number: int, words: 'list[str]', settings: 'dict[str, str]') -> None:
-        self.number = number  # of the line
+    def __init__(self, line: int, words: 'list[str]', settings: 'dict[str, str]') -> None:
+        self.line = line  # its number in the file
         self.command = [word.encode('latin-1') for word in words]  # absolute path and arguments
+        self.program = skip_env(words)[0].encode('latin-1')  # what checks passwords, behind env
         self.name = settings['name'] or escape(self.command[0], 200)  # what the log calls it
         self.timeout = int(settings['timeout'])  # seconds, 0 for none
         self.refused = parse_codes(settings['refused'])  # exit codes; empty: all but NO_ANSWER
@@ -930,18 +964,18 @@ def matches(pattern: bytes, login: bytes) -> bool:
 class Problem:
     """A reason not to use a configuration."""
 
-    def __init__(self, path: str, number: 'int | None', why: str) -> None:
-        self.number = number  # of the line, None if it is not about a line
+    def __init__(self, shown_path: str, line: 'int | None', why: str) -> None:
+        self.line = line  # its number, None if it is not about a line
         self.why = why
-        self.text = f'{path}: {why}' if number is None else f'{path}:{number}: {why}'
+        self.text = f'{shown_path}: {why}' if line is None else f'{shown_path}:{line}: {why}'
 
 
 class Configuration:
     """What a configuration file says, and every reason not to use it."""
 
-    def __init__(self, file: bytes) -> None:
-        self.file = file
-        self.path = escape(file, 200)  # as it is shown
+    def __init__(self, path: bytes) -> None:
+        self.path = path
+        self.shown_path = escape(path, 200)
         self.values = dict(DEFAULTS)
         self.tools: 'list[Tool]' = []
         self.problems: 'list[Problem]' = []
@@ -951,8 +985,9 @@ class Configuration:
         self.logs_to_stderr = False
         self.file_settings_seen: 'set[str]' = set()
 
-    def refuse(self, why: str, number: 'int | None' = None) -> None:
-        self.problems.append(Problem(self.path, number, why))
+    def refuse(self, why: str, line: 'int | None' = None) -> None:
+        """Add a problem; line: its number."""
+        self.problems.append(Problem(self.shown_path, line, why))
 
     def add_text(self, text: str) -> None:
         """Add what a whole file says, and what is wrong with it."""
@@ -965,8 +1000,8 @@ class Configuration:
         last = self.lines[-1]
         if not is_blank_or_comment(last) and not all(is_plain_line(line) for line in self.lines):
             # A line that a full disk has cut short can be a valid one, and let everybody in. Files
-            # in the form of qmail-pwrap 0.3 may end like this: a path that is cut short is no
-            # program.
+            # in the form of qmail-pwrap 0.3 may end like this, as they did there: of a path that is
+            # cut short, little is a program. --check warns.
             self.refuse('no newline at the end: the file may have been cut short', len(self.lines))
         if not self.tools:
             self.refuse('no tool is enabled')
@@ -1001,18 +1036,36 @@ class Configuration:
                 self.last_default = number
 
     def refuse_itself(self, program: str) -> None:
-        """Refuse tools that are this very wrapper, which would call itself without end."""
+        """Refuse tools that are this very wrapper, which would call itself without end.
+
+        Behind env it may have another configuration. program: as in main().
+        """
         own = find_own_identities(program)
         for tool in self.tools:
-            if file_identity(tool.command[0]) in own:
-                self.refuse('this tool is the wrapper itself', tool.number)
+            is_behind_env = tool.program != tool.command[0]
+            has_another = is_behind_env and b'PWRAP_CONF' in b' '.join(tool.command)
+            if file_identity(tool.program) in own and not has_another:
+                self.refuse('this tool is the wrapper itself', tool.line)
 
 
 def find_own_identities(program: str) -> 'set[str]':
     """Return what tells script and installed command from other files. program: as in main()."""
-    folder = __file__.rpartition('/')[0]
-    paths = (program, __file__, f'{folder}/qmail-pwrap', f'{folder}/qmail_pwrap.py')
+    paths = {program}
+    for script in {__file__, follow_link(__file__)}:
+        folder = script.rpartition('/')[0]
+        paths |= {script, f'{folder}/qmail-pwrap', f'{folder}/qmail_pwrap.py'}
     return {file_identity(path) for path in paths} - {''}
+
+
+def follow_link(path: str) -> str:
+    """Return where a link leads, in one step; the path itself if it is none."""
+    try:
+        target = posix.readlink(path)
+    except OSError:
+        return path
+    if target.startswith('/'):
+        return target
+    return f'{path.rpartition("/")[0]}/{target}'
 
 
 def read_configuration(program: str) -> Configuration:
@@ -1034,17 +1087,17 @@ def read_configuration(program: str) -> Configuration:
         return configuration
     # Whoever can change this file can have every password: it must be safe from others, as netrc's.
     if status.st_uid not in (0, posix.geteuid()):
-        mend = f'chown root {configuration.path}'
+        mend = f'chown root {configuration.shown_path}'
         configuration.refuse(f'belongs to user {status.st_uid}; mend it with: {mend}')
     if status.st_mode & WRITABLE_BY_OTHERS:
-        mend = f'chmod go-w {configuration.path}'
+        mend = f'chmod go-w {configuration.shown_path}'
         configuration.refuse(f'others can write to it; mend it with: {mend}')
     is_safe = not configuration.problems
     # Latin-1 turns any byte into one character and back, so a tool gets the bytes that stand here.
     configuration.add_text(data.decode('latin-1'))
     configuration.refuse_itself(program)
-    # Descriptor 2 may be the client's: only a file that is safe may send the log there. It may so
-    # even if another line is wrong, as a machine without syslogd would lose just that message.
+    # Descriptor 2 may be the client's: only a file that nobody else can write sends the log there.
+    # Mistakes in other lines do not matter: without a syslogd, what tells of them would be lost.
     configuration.logs_to_stderr = is_safe and configuration.values['log'] == 'stderr'
     return configuration
 
@@ -1065,7 +1118,7 @@ def split_line(line: str) -> 'list[str]':
         words = list(lexer)
     else:
         words = [word for word in line.replace('\t', ' ').split(' ') if word]
-    if any(word.startswith('#') for word in words):  # it would become an argument
+    if any(word.startswith('#') for word in words):  # it would become an argument of the tool
         raise ValueError('a comment needs a line of its own, and no word may begin with #')
     return words
 
@@ -1100,7 +1153,7 @@ def check_value(name: str, value: str) -> None:
         is_right = value in CHOICES[name]
         takes = ' or '.join(CHOICES[name])
     elif name == 'users':
-        is_right = not {'', '!'} & set(value.split(','))
+        is_right = all(pattern not in ('', '!') for pattern in value.split(','))
         takes = 'patterns, none of them empty'
     elif name == 'timeout':
         is_right = is_number(value, 0, LONGEST_TIMEOUT)
@@ -1116,6 +1169,7 @@ def check_value(name: str, value: str) -> None:
 
 
 def is_number(text: str, lowest: int, highest: int) -> bool:
+    """Tell whether this is a decimal number of this range, of at most 9 digits."""
     return text.isdecimal() and len(text) < 10 and lowest <= int(text) <= highest
 
 
@@ -1143,10 +1197,17 @@ def check_command(words: 'list[str]') -> None:
         name, equals, _ = word.partition('=')
         if equals and name in DEFAULTS:  # the restriction would be an argument, and not restrict
             raise ValueError(f'{name}= belongs before the path')
-    while words[0].rpartition('/')[2] == 'env':
-        words = find_program_of_env(words[1:])
-        if not words:
+    for position, word in enumerate(words):
+        # In front, or behind a program such as timeout.
+        if (position == 0 or word.endswith('/bin/env')) and not skip_env(words[position:]):
             raise ValueError('env has no program to run: it would run prog, and let everybody in')
+
+
+def skip_env(words: 'list[str]') -> 'list[str]':
+    """Return a command without the env(1) in front of it; empty if there is nothing but that."""
+    while words and words[0].rpartition('/')[2] == 'env':
+        words = find_program_of_env(words[1:])
+    return words
 
 
 def find_program_of_env(arguments: 'list[str]') -> 'list[str]':
@@ -1168,7 +1229,7 @@ def find_program_of_env(arguments: 'list[str]') -> 'list[str]':
             letters = word[1:].lstrip('iv0')
             option = ENV_OPTIONS.get('-' + letters[:1], '')
             operand = letters[1:]
-        elif '=' not in word and '${' not in word:
+        elif '=' not in word and '${' not in word:  # ${NAME}: what env -S makes of it is not known
             return [word, *words]
         if option and not operand and words:
             operand = words.pop(0)
@@ -1284,12 +1345,17 @@ COMMANDS = {  # how many words each may have behind it
 WIDTH = 80  # columns
 STOPPED = 128  # exit code of a command that a signal has ended: this plus its number
 STOPPING = (_signal.SIGINT, _signal.SIGHUP, _signal.SIGTERM, _signal.SIGQUIT)
-READABLE_BY_OTHERS = 0o055  # a folder may be open without being readable
+READABLE_BY_OTHERS = 0o044
+OPEN_TO_OTHERS = 0o055  # of a folder: one that others may only enter is open enough
 NO_BREAK = '\0'  # stands for a blank at which no line is broken
 
 
 def serve_person(program: str, words: 'list[str]') -> None:
-    """Do what a person asks for, and exit: 0, or a code with a line on descriptor 2."""
+    """Do what a person asks for, and exit.
+
+    The code is that of run_command(), 2 with a line on descriptor 2 for an OSError, and 1 with a
+    traceback for what should never happen.
+    """
     import os
 
     code = 1
@@ -1325,7 +1391,9 @@ def run_command(program: str, words: 'list[str]') -> int:
     usage = USAGE.format(program=printable(program), configuration=CONFIGURATION)
     if is_from_server():
         # Left in a run file, a command would end with 0, and so accept every login.
-        complain(f'{shown}: descriptor 3 is a pipe: for people, not for mail servers (try 3<&-)')
+        complain(
+            f'{shown}: descriptor 3 is a pipe or socket: for people, not for servers (try 3<&-)'
+        )
         return MISUSED
     if len(operands) not in COMMANDS.get(command, ()):
         complain(f'{shown}: not a command in this form\n{usage}')
@@ -1348,7 +1416,7 @@ def run_command(program: str, words: 'list[str]') -> int:
 
 
 def is_from_server() -> bool:
-    """Tell whether descriptor 3 is what a mail server would give."""
+    """Tell whether descriptor 3 is what a mail server gives: no known one gives a file."""
     import stat
 
     try:
@@ -1405,8 +1473,11 @@ def keep_together(text: str) -> str:
     return text.replace(' ', NO_BREAK)
 
 
-def show_judge(program: str, words: 'list[str]', what: str) -> None:
-    """Print as whom this runs, and how to run it as the mail server's user."""
+def show_user(program: str, words: 'list[str]', what: str) -> None:
+    """Print as which user this runs, and what runs it as the mail server's user.
+
+    words: behind the program. what: the beginning of the line.
+    """
     import os
     import pwd
     import shlex
@@ -1420,7 +1491,8 @@ def show_judge(program: str, words: 'list[str]', what: str) -> None:
     named = os.environ.get('PWRAP_CONF')
     if named:
         quoted.insert(0, f'PWRAP_CONF={shlex.quote(named)}')
-    # Within the quotes, too, the shell of the service's user finds the breaks between its words.
+    # Between its words it may be broken, though it is quoted as a whole: the backslash and the end
+    # of the line reach the inner shell, which joins the lines.
     inner = shlex.quote(' '.join(word.replace(' ', NO_BREAK) for word in quoted))
     show_shell_command(f'su -s /bin/sh USER -c {inner}')
 
@@ -1452,14 +1524,14 @@ def check(program: str, operands: 'list[str]') -> int:
     operands: a login whose tools are to be shown, or nothing. Returns 1 if something is wrong.
     """
     configuration = read_configuration(program)
-    states = [describe_state(tool.command[0]) for tool in configuration.tools]
+    states = [describe_tool(tool) for tool in configuration.tools]
     show_settings(configuration)
     for number, tool in enumerate(configuration.tools, 1):
         show_tool(number, tool, states[number - 1])
     problems = [add_advice(configuration, problem) for problem in configuration.problems]
     for tool, state in zip(configuration.tools, states):
         if state != 'ok':
-            problems.append(f'{configuration.path}:{tool.number}: {tool.name}: {state}')
+            problems.append(f'{configuration.shown_path}:{tool.line}: {tool.name}: {state}')
     for login in operands:
         show_tools_for(configuration, login)
     for problem in problems:
@@ -1471,29 +1543,41 @@ def check(program: str, operands: 'list[str]') -> int:
         show('every login would fail or miss a tool', False)
     else:
         show('the configuration is good', True)
-    show_judge(program, ['--check', *operands], 'judged for')
+    show_user(program, ['--check', *operands], 'judged for')
     return 1 if problems else 0
 
 
 def show_settings(configuration: Configuration) -> None:
     """Print the file, and what it sets for itself as a whole."""
     values = [f'{name}={configuration.values[name]}' for name in FILE_SETTINGS]
-    print(f'configuration: {configuration.path}')
+    print(f'configuration: {configuration.shown_path}')
     print(f'settings: {" ".join(values)}\n')
 
 
 def show_tool(number: int, tool: Tool, state: str) -> None:
     """Print a paragraph about a tool."""
+    # escape() hides "=" for the log; here it may be seen.
     command = ' '.join(escape(word, 300).replace('\\x3d', '=') for word in tool.command)
     settings = f'users={tool.shown_users()} timeout={tool.timeout or "none"}'
     if tool.refused:
-        settings += f' refused={",".join(map(str, sorted(tool.refused)))}'
+        settings += f' refused={show_codes(tool.refused)}'
     if tool.takes_empty_password:
         settings += ' empty=1'
     print(f'{number}  {tool.name}')
     for text in (command, settings, f'state: {state}'):
         print(f'   {wrap(text, WIDTH - 3)}')
     print()
+
+
+def show_codes(codes: 'frozenset[int]') -> str:
+    """Return exit codes as refused= takes them, those that follow each other as a range."""
+    ranges: 'list[list[int]]' = []
+    for code in sorted(codes):
+        if ranges and ranges[-1][-1] == code - 1:
+            ranges[-1].append(code)
+        else:
+            ranges.append([code])
+    return ','.join(f'{one[0]}-{one[-1]}' if len(one) > 1 else f'{one[0]}' for one in ranges)
 
 
 def show_tools_for(configuration: Configuration, login: str) -> None:
@@ -1507,6 +1591,10 @@ def show_tools_for(configuration: Configuration, login: str) -> None:
             asked.append(f'{number}  {tool.name}')
         else:
             others.append(f'{number}  {tool.name}  (users={tool.shown_users()})')
+    if configuration.problems:
+        print('now nobody is asked: every login ends with 111. Once that is mended:')
+    elif configuration.values['auth'] == '0':
+        print('now nobody is asked: auth=0 lets everybody in. Without it:')
     print(f'asked for {escape(os.fsencode(login), 200)}, in this order:')
     for line in asked or ['none: such a login is refused with 1']:
         print('  ' + wrap(line, WIDTH - 2))
@@ -1514,6 +1602,14 @@ def show_tools_for(configuration: Configuration, login: str) -> None:
     for line in others or ['none']:
         print('  ' + wrap(line, WIDTH - 2))
     print()
+
+
+def describe_tool(tool: Tool) -> str:
+    """Return "ok", or why a tool cannot run, or the program behind env."""
+    state = describe_state(tool.command[0])
+    if state == 'ok' and tool.program.startswith(b'/'):
+        state = describe_state(tool.program)
+    return state
 
 
 def describe_state(path: bytes) -> str:
@@ -1541,6 +1637,7 @@ def describe_state(path: bytes) -> str:
 
 
 def read_beginning(path: bytes) -> bytes:
+    """Return the first bytes of a regular file, 256 at most. Raises OSError."""
     descriptor = open_regular_file(path)
     try:
         return posix.read(descriptor, 256)
@@ -1550,10 +1647,10 @@ def read_beginning(path: bytes) -> bytes:
 
 def add_advice(configuration: Configuration, problem: Problem) -> str:
     """Return the text of a problem with what to do about it, where a common mistake can be told."""
-    if problem.number is None:
+    if problem.line is None:
         text, mend, command = problem.text.partition('mend it with: ')
         return text + mend + keep_together(command)
-    advice = find_advice(configuration.lines[problem.number - 1], problem.why)
+    advice = find_advice(configuration.lines[problem.line - 1], problem.why)
     return f'{problem.text}; {advice}' if advice else problem.text
 
 
@@ -1571,14 +1668,12 @@ def find_advice(line: str, why: str) -> str:
         return 'put no blank before or after ='
     if not why.startswith('unknown setting'):
         return ''
-    for word in words:
-        name, equals, _ = word.partition('=')
-        close = difflib.get_close_matches(name.lower(), DEFAULTS, 1)
-        if equals and close and name not in DEFAULTS:
-            return keep_together(f'did you mean {close[0]}=?')
-    if words[0].partition('=')[0].isupper():
+    names = [word.partition('=')[0] for word in words]
+    name = next((name for name in names if name not in DEFAULTS), '')
+    if name.isupper() and name.lower() not in DEFAULTS:
         return 'to set a variable for a tool, put /usr/bin/env in front'
-    return ''
+    close = difflib.get_close_matches(name.lower(), DEFAULTS, 1)
+    return keep_together(f'did you mean {close[0]}=?') if close else ''
 
 
 def find_doubts(configuration: Configuration, program: str) -> 'list[str]':
@@ -1592,8 +1687,9 @@ def find_doubts(configuration: Configuration, program: str) -> 'list[str]':
     if configuration.values['log'] == 'stderr':
         doubts.append('log=stderr: under qmail-popup, descriptor 2 is the client')
     doubts += find_doubtful_lines(configuration)
+    doubts += find_lost_backslashes(configuration)
     for tool in configuration.tools:
-        where = f'{configuration.path}:{tool.number}: {tool.name}'
+        where = f'{configuration.shown_path}:{tool.line}: {tool.name}'
         doubts += [f'{where}: {doubt}' for doubt in find_doubts_about(tool)]
         if calls_itself(tool, configuration, program):
             doubts.append(f'{where}: the wrapper with this same file would call itself for ever')
@@ -1603,9 +1699,9 @@ def find_doubts(configuration: Configuration, program: str) -> 'list[str]':
 
 def find_doubtful_lines(configuration: Configuration) -> 'list[str]':
     """Return what is doubtful about the file as a whole."""
-    path = configuration.path
+    path = configuration.shown_path
     doubts = []
-    last_tool = max((tool.number for tool in configuration.tools), default=0)
+    last_tool = max((tool.line for tool in configuration.tools), default=0)
     if configuration.tools and configuration.last_default > last_tool:
         line = configuration.last_default
         doubts.append(f'{path}:{line}: no tool stands below these defaults')
@@ -1618,8 +1714,21 @@ def find_doubtful_lines(configuration: Configuration) -> 'list[str]':
     return doubts
 
 
+def find_lost_backslashes(configuration: Configuration) -> 'list[str]':
+    """Return the patterns in which a backslash stands outside of quotes, and so is gone."""
+    doubts = []
+    for number, line in enumerate(configuration.lines, 1):
+        for word in [] if is_blank_or_comment(line) else line.split():
+            if word.startswith('users=') and '\\' in word:
+                where = f'{configuration.shown_path}:{number}'
+                doubts.append(f'{where}: a backslash in users= only quotes what follows it')
+    return doubts
+
+
 def find_doubts_about(tool: Tool) -> 'list[str]':
     """Return what can hardly be meant in a tool's line."""
+    import os
+
     doubts = []
     for pattern in tool.barred + tool.wanted:
         doubt = find_doubt_about_pattern(pattern)
@@ -1630,6 +1739,9 @@ def find_doubts_about(tool: Tool) -> 'list[str]':
     for word in tool.command[1:]:
         if word in (b'|', b'||', b'&', b'&&', b';') or word.lstrip(b'012')[:1] in (b'>', b'<'):
             doubts.append(f'{escape(word, 99)} is an argument: no shell runs here')
+    words = [os.fsdecode(word) for word in tool.command]
+    if 'env' in words and not skip_env(words[words.index('env') :]):
+        doubts.append('env has no program to run: it would run prog, and let everybody in')
     if tool.command[-1] in TRUE:
         doubts.append('it ends in true: sessions would end there, and not in prog')
     return doubts
@@ -1647,20 +1759,15 @@ def find_doubt_about_pattern(pattern: bytes) -> str:
 
 
 def calls_itself(tool: Tool, configuration: Configuration, program: str) -> bool:
-    """Tell whether this wrapper stands behind env, with the same configuration."""
-    import os
-
-    words = [os.fsdecode(word) for word in tool.command]
-    if words[0].rpartition('/')[2] != 'env':
-        return False
-    behind = find_program_of_env(words[1:])
-    if file_identity(behind[0]) not in find_own_identities(program):
-        return False
-    named = configuration.file
-    for word in tool.command:
+    """Tell whether this wrapper stands anywhere in a command, with the same configuration."""
+    own = find_own_identities(program)
+    named = configuration.path
+    for word in b' '.join(tool.command).split():  # also within what env -S splits
         if word.startswith(b'PWRAP_CONF='):
             named = word.partition(b'=')[2] or CONFIGURATION.encode()
-    return named == configuration.file or file_identity(named) == file_identity(configuration.file)
+        elif word.startswith(b'/') and file_identity(word) in own:
+            return file_identity(named) == file_identity(configuration.path)
+    return False
 
 
 def find_compiled_form() -> str:
@@ -1691,7 +1798,7 @@ def show_stale_form() -> None:
     if compiled and compiled[hash_of_source] == importlib.util.source_hash(source):
         return
     show(f'warning: {printable(form)} is missing or stale; renew it with:', False)
-    words = [sys.executable, '-m', 'compileall', '-q', '--invalidation-mode', 'checked-hash']
+    words = [sys.executable, '-m', 'compileall', '-fq', '--invalidation-mode', 'checked-hash']
     quoted = [shlex.quote(word).replace(' ', NO_BREAK) for word in (*words, __file__)]
     show_shell_command(' '.join(quoted))
 
@@ -1700,8 +1807,13 @@ def find_unsafe_places(configuration: Configuration, program: str) -> 'list[str]
     """Return who else could change what a login runs or reads, and what others cannot read."""
     import os
 
-    file = os.fsdecode(configuration.file)
-    tools = [os.fsdecode(tool.command[0]) for tool in configuration.tools]
+    file = os.fsdecode(configuration.path)
+    tools = [
+        os.fsdecode(path)
+        for tool in configuration.tools
+        for path in (tool.command[0], tool.program)
+        if path.startswith(b'/')
+    ]
     doubts = find_private(file)
     for path in (program, __file__, find_compiled_form(), file, *tools):
         if os.path.exists(path):
@@ -1713,11 +1825,12 @@ def find_unsafe_places(configuration: Configuration, program: str) -> 'list[str]
 
 def find_private(path: str) -> 'list[str]':
     """Return the places on the way to the configuration that only their owner can read."""
-    import os
+    import stat
 
     doubts = []
-    for place in find_way(path):
-        if os.path.exists(place) and not os.stat(place).st_mode & READABLE_BY_OTHERS:
+    for place, status in find_way(path):
+        needed = OPEN_TO_OTHERS if stat.S_ISDIR(status.st_mode) else READABLE_BY_OTHERS
+        if not status.st_mode & needed:
             who = keep_together(f'nobody but its owner can read {printable(place)}:')
             doubts.append(f'{who} a server of another user fails with 111')
     return doubts
@@ -1729,11 +1842,11 @@ def find_changeable(path: str) -> 'list[str]':
     import stat
 
     doubts = []
-    for place in find_way(path):
-        status = os.stat(place)
+    for place, status in find_way(path):
         writable = status.st_mode & WRITABLE_BY_OTHERS
-        if stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
-            writable = 0  # a sticky folder such as /tmp: nobody can replace what another has there
+        is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+        if is_sticky or stat.S_ISLNK(status.st_mode):
+            writable = 0  # in a folder such as /tmp, nobody can replace what another has there
         if writable or status.st_uid not in (0, os.geteuid()):
             who = keep_together(f'others can change {printable(place)},')
             doubts.append(f'{who} and so have every password')
@@ -1742,30 +1855,38 @@ def find_changeable(path: str) -> 'list[str]':
 
 def find_unreadable(path: str) -> 'list[str]':
     """Return the places on the way to a part of this program that a session's user cannot pass."""
-    import os
+    import stat
 
     doubts = []
-    path = os.path.abspath(path)
-    for place in find_way(path):
-        needed = 0o001
-        if place in (path, os.path.dirname(path)):
-            needed = 0o005
-        if os.stat(place).st_mode & needed != needed:
+    for place, status in find_way(path):
+        needed = 0o001 if stat.S_ISDIR(status.st_mode) else 0o005  # a folder is only passed through
+        if status.st_mode & needed != needed:
             who = keep_together(f'other users cannot read {printable(place)}:')
             doubts.append(f'{who} sessions fail after a tool has changed its uid')
     return doubts
 
 
-def find_way(path: str) -> 'list[str]':
-    """Return a file and the folders that it lies in, by its name and where its links lead."""
+def find_way(path: str) -> 'list[tuple[str, posix.stat_result]]':
+    """Return a file, all folders and links on the way to it, wherever they lead, and their status.
+
+    A link has the mode 0777. What is not there is left out.
+    """
     import os
 
-    places = []
-    for place in (os.path.abspath(path), os.path.realpath(path)):
-        while place not in places:
-            places.append(place)
-            place = os.path.dirname(place)
-    return places
+    way = {}
+    place = '/'  # how far the way is known; no link is in it
+    names = os.path.abspath(path).split('/')  # still to go
+    for _ in range(1000):  # links can go round for ever
+        if not names:
+            break
+        place = os.path.normpath(os.path.join(place, names.pop(0)))
+        if not os.path.lexists(place):
+            break
+        way[place] = os.lstat(place)
+        if os.path.islink(place):
+            names = os.readlink(place).split('/') + names
+            place = '/' if names[0] == '' else os.path.dirname(place)
+    return list(reversed(way.items()))
 
 
 # --test -------------------------------------------------------------------------------------------
@@ -1784,15 +1905,19 @@ def stop(number: int, frame: object) -> None:
 
 
 class Listener:
-    """Shows what a login would log, and what each tool answers, where no tool can write."""
+    """Shows what a login would log, and what each tool answers, on a descriptor that none inherits.
 
-    def __init__(self, output: int, notes: int) -> None:
-        self.output = output  # descriptors
-        self.notes = notes
+    output: that descriptor. note: a pipe, for the number of the tool that accepts.
+    """
+
+    def __init__(self, output: int, note: int) -> None:
+        self.output = output
+        self.note = note
         self.number = 0  # of the tool that was heard last
         self.since = time.monotonic()
 
     def hear_line(self, line: str, priority: int) -> None:
+        """Show a line of the log; problems go without "the log"."""
         self.show(line if priority == syslog.LOG_ERR else f'the log: {line}')
 
     def hear_answer(self, tool: Tool, outcome: Outcome) -> None:
@@ -1801,18 +1926,14 @@ class Listener:
         milliseconds = (now - self.since) * 1000
         self.since = now
         self.number += 1
+        said = outcome.problem or f'{outcome.verdict}  exit code {outcome.code}'
         if outcome.verdict == NOT_ASKED:
-            said = f'skipped: {outcome.problem}'
-        elif outcome.verdict == SKIPPED:
-            said = outcome.problem
-        else:
-            what = outcome.problem.partition(',')[0] or outcome.verdict
-            said = f'{what}  exit code {outcome.code}'
+            said = f'skipped: {said}'
         is_good = None if outcome.verdict == NOT_ASKED else outcome.verdict == ACCEPTED
         line = f'{self.number}  {tool.name}  {said}  {milliseconds:.0f} ms'
         self.show(mark(line, is_good, self.output))
         if outcome.verdict == ACCEPTED:
-            posix.write(self.notes, f'{self.number}'.encode())
+            posix.write(self.note, f'{self.number}'.encode())
 
     def show(self, line: str) -> None:
         posix.write(self.output, f'{line}\n'.encode(errors='replace'))
@@ -1839,10 +1960,10 @@ def try_login(program: str, login: str) -> int:
         configuration = read_configuration(program)
         if configuration.values['auth'] == '0' and not configuration.problems:
             show('auth=0: everybody would be let in; the tools are asked all the same', None)
-        show_judge(program, ['--test', login], f'{configuration.path} is tried as')
-        code, notes = run_login(program, make_triple(os.fsencode(login), password), None)
-        if notes:
-            tool = configuration.tools[int(notes) - 1]
+        show_user(program, ['--test', login], f'{configuration.shown_path} is tried as')
+        code, note = run_login(program, make_triple(os.fsencode(login), password), None)
+        if note:
+            tool = configuration.tools[int(note) - 1]
             code = ask_again(program, os.fsencode(login), tool, code)
     except Stopped as stopped:
         return STOPPED + stopped.number
@@ -1885,19 +2006,20 @@ def make_triple(login: bytes, password: bytes) -> bytes:
 def run_login(program: str, triple: bytes, tool: 'Tool | None') -> 'tuple[int, str]':
     """Decide a login, or ask one tool, in a process as a server's: without terminal and input.
 
-    Returns its exit code, and what was noted there. Raises Stopped once that process is gone.
+    Returns its exit code, and a note: of a whole login, the number of the tool that accepted (empty
+    if none did); of one tool, its problem. Raises Stopped once that process is gone.
     """
     import os
 
     sys.stdout.flush()
-    with Pipe() as pipe, Pipe() as notes:
+    with Pipe() as pipe, Pipe() as note:
         os.write(pipe.writer, triple)
         pipe.close_end(pipe.writer)
         mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, STOPPING)
         child = os.fork()
         if child == 0:
-            be_login(program, pipe.reader, notes.writer, mask, tool)
-        notes.close_end(notes.writer)
+            be_login(program, pipe.reader, note.writer, mask, tool)
+        note.close_end(note.writer)
         try:
             _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -1909,10 +2031,12 @@ def run_login(program: str, triple: bytes, tool: 'Tool | None') -> 'tuple[int, s
                 send_signal(-child, _signal.SIGTERM)
                 time.sleep(0.05)
             raise
-        return code, os.read(notes.reader, 1000).decode()
+        return code, os.read(note.reader, 1000).decode()
 
 
-def be_login(program: str, triple: int, notes: int, mask: 'set[int]', tool: 'Tool | None') -> None:
+def be_login(
+    program: str, triple_reader: int, note: int, mask: 'set[int]', tool: 'Tool | None'
+) -> None:
     """In a new process: leave the terminal, do as run_login() says, and exit."""
     import os
 
@@ -1930,18 +2054,18 @@ def be_login(program: str, triple: int, notes: int, mask: 'set[int]', tool: 'Too
         for number in STOPPING:
             _signal.signal(number, _signal.SIG_DFL)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
-        listener = Listener(os.dup(1), notes)
+        _signal.signal(_signal.SIGPIPE, _signal.SIG_IGN)  # as Python has it at a login
+        listener = Listener(os.dup(1), note)
         null = os.open(os.devnull, os.O_RDWR)
-        os.dup2(triple, 3)
+        os.dup2(triple_reader, 3)
         for number in (0, 1, 2):
             if number < 2 or os.isatty(2):
                 os.dup2(null, number)
         posix.environ[b'AUTH'] = b'1'
         posix.environ.pop(b'AUTHORIZED', None)
-        Supervisor.kills_on_signal = True
         login = Login(program, [b'/usr/bin/env', b'true'], Log())  # not true itself: with a report
         login.listener = listener
-        code = login.decide() if tool is None else ask_one_tool(login, tool, notes)
+        code = login.decide() if tool is None else ask_one_tool(login, tool, note)
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -1962,26 +2086,29 @@ def ask_again(program: str, login: bytes, tool: Tool, code: int) -> int:
     if len(password) < 16:
         show('not asked again: no room for a random password beside so long a login', None)
         return code
-    second, notes = run_login(program, make_triple(login, password), tool)
+    second, note = run_login(program, make_triple(login, password), tool)
     if second == ACCEPT:
         show(f'{tool.name} LETS EVERYBODY IN: it has accepted a random password, too', False)
         return MISUSED
     if second == REJECT:
         show(f'asked again with a random password: {tool.name} rejects it', True)
     else:
-        show(f'asked again with a random password: {tool.name} gives no verdict: {notes}', None)
+        show(f'asked again with a random password: {tool.name} gives no verdict: {note}', None)
     return code
 
 
-def ask_one_tool(login: Login, tool: Tool, notes: int) -> int:
-    """Ask one tool, note its problem, and return ACCEPT, REJECT or TRY_LATER."""
+def ask_one_tool(login: Login, tool: Tool, note: int) -> int:
+    """Ask one tool, note its problem, and return ACCEPT, REJECT or TRY_LATER.
+
+    note: a pipe.
+    """
     login.read_triple()
     login.prepare_chain(b'1')
     outcome = login.ask(tool)
     login.forget_password()
-    posix.write(notes, outcome.problem.encode())
-    login.supervisor.wait_for_session()
+    posix.write(note, outcome.problem.encode())
     if outcome.verdict == ACCEPTED:
+        login.supervisor.wait_for_session()
         return ACCEPT
     return REJECT if outcome.verdict == REJECTED else TRY_LATER
 

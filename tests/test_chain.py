@@ -217,7 +217,7 @@ class CodesOfALogin(unittest.TestCase):
         'no100': ('rejected', 100),
         'down': ('temporary', 111),
         'down4': ('temporary', 4),
-        'missing': ('skipped', 111),
+        'missing': ('cannot run', 111),
     }
 
     def judge(

@@ -57,7 +57,7 @@ class Shown(Check):
                 '',
                 f'2  {no}',
                 f'   {no} --user=x',
-                '   users=* timeout=none refused=1,3,4,5 empty=1',
+                '   users=* timeout=none refused=1,3-5 empty=1',
                 '   state: ok',
                 '',
             ],
@@ -275,6 +275,20 @@ class States(Check):
             self.assertEqual(script.describe_state(large.encode()), 'ok')
         self.assertTrue(0 < count <= 4096, count)
 
+    def test_a_program_behind_env_has_to_run(self) -> None:
+        """The state is that of env, or else that of the program, where its path is there."""
+        nothing = 'cannot run: No such file or directory'
+        for words, state in (
+            (f'/usr/bin/env A=b {self.yes}', 'ok'),
+            ('/usr/bin/env A=b /nonexistent/tool x', nothing),
+            ('/usr/bin/env A=b tool', 'ok'),  # wherever PATH leads then
+            (f'/nonexistent/env A=b {self.yes}', nothing),
+        ):
+            with self.subTest(words=words):
+                configuration = script.Configuration(b'/conf')
+                configuration.add_text(f'{words}\n')
+                self.assertEqual(script.describe_tool(configuration.tools[0]), state)
+
     def test_one_tool_that_cannot_run_is_a_problem(self) -> None:
         """It is shown with its line, and in its paragraph; exit 1. Its neighbours are ok."""
         missing = self.path('missing')
@@ -356,10 +370,15 @@ class ForALogin(Check):
         code_for, lines_for = self.check("a'l ice")
         self.assertEqual((code, code_for, self.ran('yes')), (1, 1, 0))
         more = [line for line in lines_for if line not in lines]
-        self.assertEqual(
-            more[:4],
-            ["asked for a'l\\x20ice, in this order:", '  1  first', 'not asked:', '  none'],
-        )
+        now = 'now nobody is asked: every login ends with 111. Once that is mended:'
+        shown = ["asked for a'l\\x20ice, in this order:", '  1  first', 'not asked:', '  none']
+        self.assertEqual(more[:5], [now, *shown])
+        self.settings(f'name=first {self.yes}')
+        self.assertFalse([one for one in self.check('bob')[1] if one.startswith('now nobody')])
+        self.settings('auth=0', f'name=first {self.yes}')
+        at = self.check('bob')[1].index('asked for bob, in this order:')
+        now = 'now nobody is asked: auth=0 lets everybody in. Without it:'
+        self.assertEqual(self.check('bob')[1][at - 1], now)
 
 
 class Service(Check):
@@ -449,9 +468,11 @@ class CompiledForm(Check):
         self.assertEqual(self.renewing_command(), shown)
         self.assertEqual(self.run_program('/bin/sh', '-c', shown), (0, '', ''))
         self.assertEqual(self.renewing_command(), '')
-        by_time = shown.replace('checked-hash', 'timestamp').replace(' -q ', ' -f -q ')
+        by_time = shown.replace('checked-hash', 'timestamp')
         self.assertEqual(self.run_program('/bin/sh', '-c', by_time), (0, '', ''))
         self.assertEqual(self.renewing_command(), shown)
+        self.assertEqual(self.run_program('/bin/sh', '-c', shown), (0, '', ''))
+        self.assertEqual(self.renewing_command(), '')
 
     def test_no_form_is_missed_where_no_command_would_use_it(self) -> None:
         """A script without the installed command beside it needs none."""

@@ -191,7 +191,7 @@ class Settings(unittest.TestCase):
                 sorted(tool.refused),
                 tool.takes_empty_password,
                 tool.name,
-                tool.number,
+                tool.line,
             )
             for tool in configuration.tools
         ]

@@ -132,7 +132,7 @@ class Errors(unittest.TestCase):
             ('Zxq\n/t\n', [1]),
         ):
             with self.subTest(text=text):
-                self.assertEqual([problem.number for problem in read_text(text).problems], numbers)
+                self.assertEqual([problem.line for problem in read_text(text).problems], numbers)
 
     def test_a_file_without_a_tool(self) -> None:
         """Nobody can be asked: that is an error, too, of no line."""
@@ -172,6 +172,19 @@ class Env(unittest.TestCase):
         ):
             with self.subTest(words=words):
                 self.assertEqual(problems_of(f'/usr/bin/env {words}\n'), [])
+
+    def test_env_may_stand_behind_another_program(self) -> None:
+        """As timeout; there it has to stand with its path, as env may be a word of any tool."""
+        for line, is_right in (
+            ('/usr/bin/timeout 9 /usr/bin/env A=b', False),
+            ('/usr/bin/setsid -w /bin/env', False),
+            ('/usr/bin/env A=b /usr/bin/nice /usr/bin/env C=d', False),
+            ('/usr/bin/timeout 9 /usr/bin/env A=b /t', True),
+            ('/usr/bin/nice env A=b', True),  # --check warns
+            ('/t /etc/mail/env', True),
+        ):
+            with self.subTest(line=line):
+                self.assertEqual(problems_of(f'{line}\n') == [], is_right)
 
     def test_only_env_itself_is_meant(self) -> None:
         """Other programs with such arguments are tools like any other."""

@@ -178,12 +178,12 @@ class Kinds(FileCase):
     def test_another_place_by_pwrap_conf(self) -> None:
         """PWRAP_CONF names the file; where it is unset or empty, the built-in path does."""
         with mock.patch.object(SCRIPT, 'CONFIGURATION', self.path('built-in')):
-            self.assertEqual(read(self.conf).file, os.fsencode(self.conf))
-            self.assertEqual(read('').file, os.fsencode(self.path('built-in')))
+            self.assertEqual(read(self.conf).path, os.fsencode(self.conf))
+            self.assertEqual(read('').path, os.fsencode(self.path('built-in')))
             with mock.patch.dict(posix.environ):
                 posix.environ.pop(b'PWRAP_CONF', None)
                 configuration = SCRIPT.read_configuration('/program')
-            self.assertEqual(configuration.file, os.fsencode(self.path('built-in')))
+            self.assertEqual(configuration.path, os.fsencode(self.path('built-in')))
         self.assertEqual(SCRIPT.CONFIGURATION, '/var/qmail/control/pwrap.conf')
 
 
@@ -273,6 +273,33 @@ class Itself(FileCase):
                 problem = f'^{re.escape(self.conf)}:3: this tool is the wrapper itself$'
                 self.assert_ends(login, 111, 'temporary', '-', problem)
         self.assertEqual(self.ran('yes'), 0)
+
+    def test_is_refused_behind_env_unless_that_names_a_configuration(self) -> None:
+        """With the configuration that it has already, it would call itself without end."""
+        for words, is_refused in (
+            (f'/usr/bin/env {self.script}', True),
+            (f'/usr/bin/env -i A=b {self.path("link")} -a', True),
+            (f'/usr/bin/env A=b /usr/bin/env {self.script}', True),
+            (f'/usr/bin/env PWRAP_CONF=/other {self.script}', False),
+            (f'/usr/bin/env -u PWRAP_CONF {self.script}', False),
+            (f'{self.script} PWRAP_CONF=/other', True),
+        ):
+            with self.subTest(words=words):
+                self.configure(words)
+                problem = f'{self.conf}:2: this tool is the wrapper itself'
+                self.assertEqual(reasons(self.conf, self.script), [problem] if is_refused else [])
+
+    def test_its_neighbours_are_found_through_a_link(self) -> None:
+        """Run by a link to the script in another folder, the command beside the script is itself."""
+        links = ['lib/qmail_pwrap.py', self.script]
+        for number, target in enumerate(links):
+            with self.subTest(target=target):
+                link = self.path(f'run{number}')
+                os.symlink(target, link)
+                self.configure(self.beside)
+                login = self.start('true', command=[link])
+                problem = f'^{re.escape(self.conf)}:2: this tool is the wrapper itself$'
+                self.assert_ends(login, 111, 'temporary', '-', problem)
 
     def test_the_program_that_was_run_is_meant_too(self) -> None:
         """Whatever the installed command is called, it is known by how it was run."""

@@ -92,8 +92,10 @@ def read_line(words: list[str], settings: dict[str, str]) -> tuple[dict[str, str
         raise Wrong
     if any(word.partition('=')[0] in FORMS and '=' in word for word in words[1:]):
         raise Wrong
-    if words and words[0].endswith('/env') and all('=' in word for word in words[1:]):
-        raise Wrong
+    for position, word in enumerate(words):
+        is_env = word.endswith('/bin/env') or (position == 0 and word.endswith('/env'))
+        if is_env and all('=' in one for one in words[position + 1 :]):
+            raise Wrong
     return given, words
 
 

@@ -298,6 +298,21 @@ class StepsThatDie(ProbeCase):
                 asked = self.ran('next') - before
                 self.assertEqual((login.result()['result'], asked), (result, int(code != 0)))
 
+    def test_a_tool_that_has_been_reaped_is_not_waited_for(self) -> None:
+        """Its end may have been seen together with the report: nothing more comes to wake anybody."""
+
+        def waits() -> None:
+            supervisor = SCRIPT.Supervisor(kills_on_signal=False)
+            with SCRIPT.Pipe() as pipe:
+                supervisor.start([os.fsencode(machine.program('true'))], {}, pipe.reader)
+            wait_until(supervisor.reap, 'the end')
+            supervisor.pass_signals_on()
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(5)  # ends this process
+            assert supervisor.wait(None, 0) == SCRIPT.ENDED
+
+        self.assertTrue(machine.succeeds_in_a_child(waits))
+
     def test_the_tools_time_limit_still_counts(self) -> None:
         """A tool whose step has died, and that goes on for ever, is killed like any other."""
         body = PLAYS_THE_STEP + (

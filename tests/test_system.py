@@ -100,7 +100,7 @@ class Starting(SystemCase):
     """No tool can be started."""
 
     def test_what_the_system_says(self) -> None:
-        """Too little of something is temporary; a tool that cannot be run is skipped."""
+        """Too little of something is temporary; a tool that cannot be run is no verdict either."""
         tool = SCRIPT.Tool(1, ['/t'], dict(SCRIPT.DEFAULTS))
         for number in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
             outcome = SCRIPT.judge_failed_start(tool, OSError(number, os.strerror(number)))
@@ -122,7 +122,7 @@ class Starting(SystemCase):
         ):
             outcome = SCRIPT.judge_failed_start(tool, OSError(number, os.strerror(number)))
             with self.subTest(os.strerror(number)):
-                self.assertEqual((outcome.verdict, outcome.code), ('skipped', 111))
+                self.assertEqual((outcome.verdict, outcome.code), ('cannot run', 111))
                 self.assertEqual(outcome.problem, f'cannot run: {os.strerror(number)}')
 
     @both_ways

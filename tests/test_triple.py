@@ -94,7 +94,7 @@ def read(data: bytes) -> tuple[Any, Any]:
 
 def handed_on(login: Any) -> bytes:
     """Return what a tool would find on its descriptor 3, to the end."""
-    with login.fill_pipe() as pipe:
+    with login.make_triple_pipe() as pipe:
         data = b''
         while piece := os.read(pipe.reader, 1000):
             data += piece

@@ -37,6 +37,10 @@ class Advice(Person):
             ('faliure=last', 'did you mean failure=?'),
             ('CVM_PWFILE_PATH=/etc/x /usr/bin/cvm-checkpassword', env),
             ('A=b', env),
+            ('name=cvm CVM_PWFILE_PATH=/etc/x /usr/bin/cvm-checkpassword', env),
+            ('PATH=/bin /usr/bin/x', env),
+            ('USER=vpopmail /usr/bin/x user=y', env),
+            ('timeout=5 colour=red user=x', ''),
             ('users=*@a.org, *@b.org /bin/sh', comma),
             ('users=*@a.org ,*@b.org /bin/sh', comma),
             ('users = *', 'no blank before or after ='),
@@ -54,7 +58,7 @@ class Advice(Person):
             with self.subTest(line=line):
                 configuration = configuration_of(line, '/bin/true')
                 problem = configuration.problems[0]
-                self.assertEqual(problem.number, 1)
+                self.assertEqual(problem.line, 1)
                 found = script.find_advice(line, problem.why).replace(script.NO_BREAK, ' ')
                 self.assertIn(advice, found)
                 self.assertEqual(bool(found), bool(advice), found)
@@ -124,6 +128,10 @@ LINES = (
     Line('/bin/true', (ENDS_IN_TRUE,)),
     Line('/bin/sh true x'),
     Line('/bin/sh untrue'),
+    # env that would run prog
+    Line('/bin/sh env A=b', ('env has no program to run',)),
+    Line('/bin/sh 9 env', ('env has no program to run',)),
+    Line('/bin/sh env A=b /bin/sh'),
 )
 
 
@@ -140,7 +148,7 @@ class DoubtfulTools(Person):
                 for doubt, beginning in zip(found, one.doubts):
                     self.assertTrue(doubt.startswith(beginning), found)
 
-    def test_the_wrapper_behind_env_is_doubted_if_it_reads_the_same_file(self) -> None:
+    def test_the_wrapper_in_a_command_is_doubted_if_it_reads_the_same_file(self) -> None:
         """It would call itself for ever; with a file of its own it may stand in a chain."""
         same = self.write('pwrap.conf', '')
         other = self.write('other', '')
@@ -159,7 +167,10 @@ class DoubtfulTools(Person):
             (f'/usr/bin/env PWRAP_CONF={other} {own_link}', False),
             (f'/usr/bin/env PWRAP_CONF={same} /bin/sh', False),
             ('/bin/sh', False),
-            (f'/bin/sh {program}', False),
+            (f'/bin/sh {program}', True),
+            (f'/bin/sh /usr/bin/env PWRAP_CONF={other} {program}', False),
+            (f'/usr/bin/env -S "PWRAP_CONF={link} {program}"', True),
+            (f'/usr/bin/env PWRAP_CONF={other} /usr/bin/env PWRAP_CONF={same} {program}', True),
         ):
             with self.subTest(words=words):
                 configuration = configuration_of(words, file=same)
@@ -190,6 +201,21 @@ class DoubtfulFiles(Person):
                 self.assertEqual(configuration.problems, [])
                 self.assertEqual(script.find_doubtful_lines(configuration), doubts)
 
+    def test_a_backslash_that_is_gone_from_a_pattern_is_warned_of(self) -> None:
+        """Outside of quotes it only quotes the next character, so the pattern shows none."""
+        lost = ': a backslash in users= only quotes what follows it'
+        for line, is_lost in (
+            ('users=*@example\\.org /bin/sh', True),
+            ('timeout=3 users=DOMAIN\\bob', True),
+            ('users=*@example.org /bin/sh a\\b', False),
+            ('# users=DOMAIN\\bob', False),
+        ):
+            with self.subTest(line=line):
+                configuration = configuration_of(line, '/bin/sh')
+                self.assertEqual(configuration.problems, [])
+                found = script.find_lost_backslashes(configuration)
+                self.assertEqual(found, [f'{configuration.shown_path}:1{lost}'] if is_lost else [])
+
     def test_settings_that_let_everybody_in_or_show_the_log_are_warned_of(self) -> None:
         """auth=0, and log=stderr; and variables that a setuid program's caller has set."""
         for lines, beginnings in (
@@ -218,7 +244,7 @@ class DoubtfulFiles(Person):
             'log=stderr',
             f'name=a {yes} | x',
             f'name=b users=@b {yes} true',
-            f'name=c /usr/bin/env {self.command[0]}',
+            f'name=c /usr/bin/env PWRAP_CONF={self.conf} {self.command[0]}',
             'timeout=3',
         )
         os.chmod(yes, 0o777)
@@ -300,6 +326,27 @@ class Places(Person):
                 self.assertEqual(self.doubts(link), self.change_warning(path))
                 os.chmod(path, 0o755)
 
+    def test_links_on_the_way_count_wherever_they_lead(self) -> None:
+        """Also those in the middle, of a chain of links and of folders."""
+        for name in ('first', 'second', 'third'):
+            os.mkdir(self.path(name))
+        os.symlink(self.path('second/yes'), self.path('first/yes'))
+        os.symlink('../third/folder/yes', self.path('second/yes'))
+        os.symlink(os.path.dirname(self.yes), self.path('third/folder'))
+        for path in map(self.path, ('first', 'second', 'third', 'tool', 'tool/inner')):
+            with self.subTest(path=path):
+                self.assertEqual(self.doubts(self.path('first/yes')), [])
+                os.chmod(path, 0o777)
+                self.assertEqual(self.doubts(self.path('first/yes')), self.change_warning(path))
+                os.chmod(path, 0o755)
+        os.symlink('round', self.path('round'))
+        self.assertLess(len(self.module.find_way(self.path('round'))), 1000)
+
+    def test_a_program_behind_env_counts(self) -> None:
+        """As the tool that it is."""
+        os.chmod(self.yes, 0o757)
+        self.assertEqual(self.doubts(f'/usr/bin/env A=b {self.yes}'), self.change_warning(self.yes))
+
     @needs('root')
     def test_what_belongs_to_somebody_else_is_warned_of(self) -> None:
         """Its owner can change it."""
@@ -316,6 +363,7 @@ class Places(Person):
             (file, 0o600, True),
             (file, 0o640, False),
             (file, 0o604, False),
+            (file, 0o611, True),
             (folder, 0o700, True),
             (above, 0o700, True),
             (folder, 0o711, False),
@@ -338,6 +386,8 @@ class Places(Person):
             (above, 0o700, True),
             (above, 0o750, True),
             (above, 0o711, False),  # a folder that one only passes through need not be listed
+            (folder, 0o711, False),
+            (file, 0o711, True),
         ):
             with self.subTest(path=path, mode=oct(mode)):
                 os.chmod(path, mode)
