@@ -48,7 +48,7 @@ ACCEPT = 0
 REJECT = 1
 MISUSED = 2
 TRY_LATER = 111
-NO_ANSWER = (TRY_LATER, 126, 127)  # 126 and 127: a shell or env(1) could not run the tool itself
+NO_ANSWER = (TRY_LATER, 126, 127)  # by POSIX, with 126 and 127 a shell or env(1) could not run it
 
 NO_SUCH_USER = 3  # in a user lookup, in which Dovecot asks for a user without a password
 
@@ -315,7 +315,7 @@ class Login:
         if not tool.serves(self.name):
             self.log_answer(tool, Outcome(NOT_ASKED, TRY_LATER, f'users={tool.shown_users()}'))
             return False
-        # LDAP servers take an empty password for an anonymous bind, which succeeds.
+        # LDAP servers take an empty password for an anonymous bind, which succeeds (RFC 4513).
         if not (self.has_password or self.is_lookup or tool.takes_empty_password):
             self.log_answer(tool, Outcome(NOT_ASKED, TRY_LATER, 'the password is empty'))
             return False
@@ -383,6 +383,10 @@ class Login:
         return pipe
 
 
+# --------------------------------------------------------------------------------------------------
+# What a login needs: how answers are judged, and the process as a tool has to find it
+
+
 def may_be_user_lookup() -> bool:
     """Tell whether Dovecot asks for a user, provided that the password is empty.
 
@@ -409,7 +413,8 @@ def judge_failed_start(tool: 'Tool', error: OSError) -> Outcome:
 def judge_code(tool: 'Tool', code: int, is_lookup: bool) -> Outcome:
     """Return the outcome of a tool that ended without a report.
 
-    code: its exit code, or minus the number of the signal that ended it.
+    code: its exit code, or minus the number of the signal that ended it. is_lookup: in a user
+    lookup the codes are Dovecot's, whatever refused= says.
     """
     if code < 0:
         return Outcome(TEMPORARY, TRY_LATER, f'killed by {name_signal(-code)}', tool.name)
@@ -477,7 +482,8 @@ def end_by_signal(code: int) -> None:
 def reserve_descriptors() -> None:
     """Fill those of the descriptors 0 to 8 that are closed, so that later pipes leave them alone.
 
-    Tools and progs in shell give these numbers a meaning of their own. They are not inherited.
+    Tools and progs give these numbers a meaning of their own: shell scripts those from 3 on,
+    Dovecot's checkpassword-reply 4. What fills them is not inherited.
     """
     reader, writer = posix.pipe()  # not an opened folder, which some user might not be able to read
     posix.close(writer)
@@ -549,10 +555,12 @@ class Pipe:
         self.close()
 
     def close(self) -> None:
+        """Close the ends that are still open."""
         for end in list(self.open_ends):
             self.close_end(end)
 
     def close_end(self, end: int) -> None:
+        """Close one end, which is open."""
         self.open_ends.remove(end)
         posix.close(end)
 
@@ -716,7 +724,7 @@ class Supervisor:
     ) -> None:
         """Start a command as the child. Raises OSError.
 
-        triple_reader: becomes the child's descriptor 3.
+        environment: all of the child's. triple_reader: becomes its descriptor 3.
         """
         former_group = posix.getpgrp()
         is_in_own_group = enter_own_group()
@@ -941,6 +949,7 @@ class Tool:
         return any(matches(pattern, login) for pattern in self.wanted)
 
     def shown_users(self) -> str:
+        """Return the patterns as they can be shown, cut if there are many."""
         return escape(b','.join(self.patterns), 60)
 
 
@@ -1124,6 +1133,7 @@ def split_line(line: str) -> 'list[str]':
 
 
 def is_blank_or_comment(line: str) -> bool:
+    """Tell whether a line says nothing."""
     text = line.strip(' \t')
     return not text or text.startswith('#')
 
@@ -1437,7 +1447,10 @@ def printable(text: 'str | bytes') -> str:
 
 
 def mark(line: str, is_good: 'bool | None', descriptor: int = 1) -> str:
-    """Return a line with a sign in front, and colour, if it goes to a terminal; None is neutral."""
+    """Return a line with a sign in front, and colour, if it goes to a terminal.
+
+    is_good: which sign; None for a neutral one. descriptor: where the line will go.
+    """
     import os
 
     if not os.isatty(descriptor):
@@ -1655,7 +1668,10 @@ def add_advice(configuration: Configuration, problem: Problem) -> str:
 
 
 def find_advice(line: str, why: str) -> str:
-    """Return what to do about a line that is wrong; empty if that is not known."""
+    """Return what to do about a line that is wrong; empty if that is not known.
+
+    why: what add_line() said of it.
+    """
     import difflib
 
     if line.startswith(('\xef\xbb\xbf', '\xff\xfe', '\xfe\xff')):
@@ -1901,6 +1917,7 @@ class Stopped(BaseException):
 
 
 def stop(number: int, frame: object) -> None:
+    """Handle a signal that asks --test to end."""
     raise Stopped(number)
 
 
@@ -1936,6 +1953,7 @@ class Listener:
             posix.write(self.note, f'{self.number}'.encode())
 
     def show(self, line: str) -> None:
+        """Write a line to the person."""
         posix.write(self.output, f'{line}\n'.encode(errors='replace'))
 
 
@@ -2006,6 +2024,7 @@ def make_triple(login: bytes, password: bytes) -> bytes:
 def run_login(program: str, triple: bytes, tool: 'Tool | None') -> 'tuple[int, str]':
     """Decide a login, or ask one tool, in a process as a server's: without terminal and input.
 
+    tool: the one, or None for a whole login.
     Returns its exit code, and a note: of a whole login, the number of the tool that accepted (empty
     if none did); of one tool, its problem. Raises Stopped once that process is gone.
     """
@@ -2037,7 +2056,10 @@ def run_login(program: str, triple: bytes, tool: 'Tool | None') -> 'tuple[int, s
 def be_login(
     program: str, triple_reader: int, note: int, mask: 'set[int]', tool: 'Tool | None'
 ) -> None:
-    """In a new process: leave the terminal, do as run_login() says, and exit."""
+    """In a new process: leave the terminal, do as run_login() says, and exit.
+
+    triple_reader becomes descriptor 3; note is written to; mask is set again, of blocked signals.
+    """
     import os
 
     code = TRY_LATER

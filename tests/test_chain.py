@@ -9,7 +9,6 @@ import shutil
 import signal
 import unittest
 
-from tests.harness import machine
 from tests.harness.imported import SCRIPT, tool_of
 from tests.harness.logins import (
     ACCEPTS,
@@ -24,7 +23,6 @@ from tests.harness.logins import (
     read_file,
     wait_until,
 )
-from tests.harness.machine import needs
 from tests.harness.tools import (
     CRASHES,
     CVM_REFUSES,
@@ -106,18 +104,6 @@ class Order(ChainCase):
                 problem = f'^{re.escape(path)}: cannot run: {why}'
                 self.assert_ends(self.login(*way.prog), way.code, 'accepted', self.yes, problem)
 
-    @needs('util-linux')
-    @both_ways
-    def test_a_tool_behind_setsid_is_asked(self, way: Way) -> None:
-        """setsid(1) forks if it leads its process group, and its first half ends with 0 before
-        anybody was asked: it must not lead one, or everybody would get in."""
-        setsid = machine.program('setsid')
-        for tool, code, result in ((self.no, 1, 'rejected'), (self.yes, way.code, 'accepted')):
-            with self.subTest(result):
-                self.configure(f'{setsid} {tool}')
-                self.assert_ends(self.start(*way.prog), code, result, setsid)
-        self.assertEqual((self.ran('no'), self.ran('yes')), (1, 1))
-
 
 class ServedLogins(ChainCase):
     @both_ways
@@ -197,12 +183,12 @@ class CodesOfATool(unittest.TestCase):
                 self.assertEqual((outcome.verdict, outcome.code, outcome.problem), seen)
                 self.assertEqual(outcome.tool, '/t')
 
-    def test_codes_of_vchkpw(self) -> None:
+    def test_vchkpws_line_refuses_with_its_refusals_only(self) -> None:
         """With its line of the README, vchkpw's refusals refuse, and its troubles do not."""
         self.assertEqual(codes_that_refuse(f'{VCHKPW_LINE} /t'), set(VCHKPW_REFUSES))
         self.assertFalse(codes_that_refuse(f'{VCHKPW_LINE} /t') & set(VCHKPW_TROUBLE))
 
-    def test_codes_of_cvm(self) -> None:
+    def test_cvms_line_refuses_with_100_only(self) -> None:
         """With refused=100, cvm's refusal refuses, and neither 111 nor a missing file does."""
         self.assertEqual(codes_that_refuse(f'refused={CVM_REFUSES} /t'), {CVM_REFUSES})
         self.assertFalse(codes_that_refuse(f'refused={CVM_REFUSES} /t') & set(CVM_TROUBLE))
@@ -290,7 +276,7 @@ class CodesOfALogin(unittest.TestCase):
 
 class ExitCodes(ChainCase):
     @both_ways
-    def test_of_whole_chains(self, way: Way) -> None:
+    def test_a_whole_chains_code_reaches_the_server(self, way: Way) -> None:
         """The code reaches the server, through either way."""
         down, crash = self.tool('down', refuses(111)), self.tool('crash', CRASHES)
         for name in ('no3', 'no100', 'no255'):
@@ -317,7 +303,7 @@ class ExitCodes(ChainCase):
                 self.assert_ends(self.login(*way.prog), code, result, tool, problem)
 
     @both_ways
-    def test_vchkpw(self, way: Way) -> None:
+    def test_behind_vchkpw_trouble_is_no_wrong_password(self, way: Way) -> None:
         """With its refused= line, vchkpw's refusals end with 1, its troubles with 111."""
         for code in (1, 12, 23, 4, 24):
             self.configure(
@@ -332,7 +318,7 @@ class ExitCodes(ChainCase):
         self.assert_ends(self.login(*way.prog), way.code, 'accepted')
 
     @both_ways
-    def test_cvm(self, way: Way) -> None:
+    def test_cvms_refusal_becomes_1(self, way: Way) -> None:
         """cvm's refusal becomes 1, which every server understands; without its file it gave no
         verdict, and the next tool may still accept."""
         tool = self.tool('cvm', cvm([('alice@example.org', 'secret')]))

@@ -134,14 +134,14 @@ class Settings(unittest.TestCase):
             f'{setting}\n{TOOL}\n' if name in ('auth', 'log', 'failure') else f'{setting} {TOOL}\n'
         )
 
-    def test_right_values(self) -> None:
+    def test_right_values_are_kept(self) -> None:
         """Every setting takes what the README says, and keeps it."""
         for name, values in RIGHT.items():
             for value in values:
                 with self.subTest(name=name, value=value):
                     self.assertEqual(problems_of(self.line(name, value)), [])
 
-    def test_wrong_values(self) -> None:
+    def test_wrong_values_are_errors_of_the_line(self) -> None:
         """Anything else is an error of the line that says what the setting takes, but not what
         stands there."""
         self.assertEqual(set(WRONG), set(SCRIPT.DEFAULTS))
@@ -159,7 +159,7 @@ class Settings(unittest.TestCase):
                 [said] = problems_of(line + b'\n/t\n')
                 self.assertRegex(said, '^/conf:1: [a-z]+= takes ')
 
-    def test_the_defaults(self) -> None:
+    def test_the_defaults_count_where_nothing_is_said(self) -> None:
         """What counts where the file says nothing."""
         configuration = read_text(f'{TOOL}\n')
         values = {name: configuration.values[name] for name in ('auth', 'log', 'failure')}
@@ -294,7 +294,7 @@ class Patterns(unittest.TestCase):
                 tool = tool_of(f"'users={users}' {TOOL}".encode('latin-1'))
                 self.assertIs(tool.serves(login), serves)
 
-    def test_any_patterns(self) -> None:
+    def test_any_patterns_match_as_a_second_matcher_says(self) -> None:
         """20,000 pairs of patterns and logins, against a second matcher."""
         source = random.Random(7)
         served = 0

@@ -175,7 +175,7 @@ class Kinds(FileCase):
                 self.assertTrue(said.startswith(shown), said)
                 self.assertRegex(said, '^[ -~]{1,300}$')
 
-    def test_another_place_by_pwrap_conf(self) -> None:
+    def test_pwrap_conf_names_the_file(self) -> None:
         """PWRAP_CONF names the file; where it is unset or empty, the built-in path does."""
         with mock.patch.object(SCRIPT, 'CONFIGURATION', self.path('built-in')):
             self.assertEqual(read(self.conf).path, os.fsencode(self.conf))
@@ -358,7 +358,7 @@ class CutShort(unittest.TestCase):
                 said = [f'/conf:{line}: {NO_NEWLINE}'] if is_wrong else []
                 self.assertEqual(problems_of(text), said)
 
-    def test_cut_at_any_byte(self) -> None:
+    def test_a_file_cut_at_any_byte_is_invalid(self) -> None:
         """A file with settings, cut anywhere, is invalid, unless whole lines are left, or nothing
         but comments and blanks behind them."""
         text = (

@@ -236,7 +236,7 @@ class Files(unittest.TestCase):
             some = b'\n\n #"=/\\\'atuseo,!*\0\r-1'
             self.compare(bytes(draw.choices(some, k=draw.randrange(60))).decode('latin-1'))
 
-    def test_cut_at_any_byte(self) -> None:
+    def test_any_cut_means_what_the_rules_say(self) -> None:
         """A file with most that there is, and a file of 0.3."""
         for text in (
             'log=stderr\r\nusers=*@b\n/n\n# c\nfailure=temporary refused=1,100\n'

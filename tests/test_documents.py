@@ -174,7 +174,7 @@ class ExitCodes(Case):
 
 
 class Form(unittest.TestCase):
-    def test_links(self) -> None:
+    def test_what_the_documents_name_is_there(self) -> None:
         """Every file, folder, heading and make target that the documents name is there."""
         targets = re.findall(r'(?m)^\.PHONY: (.*)$', read_file(f'{TOP}/Makefile').decode())
         for name in ('README.md', 'tests/README.md'):

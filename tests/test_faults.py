@@ -230,7 +230,7 @@ class Function(FaultCase):
                 self.assertFalse(self.session_ran(login))
 
     @both_ways
-    def test_any_exception(self, way: Way) -> None:
+    def test_any_exception_ends_with_111(self, way: Way) -> None:
         """It is the same with every kind of exception, those that end a program among them."""
         for error in ('MemoryError', 'KeyboardInterrupt', 'SystemExit', 'OSError', 'GeneratorExit'):
             with self.subTest(error):
@@ -251,7 +251,7 @@ class Function(FaultCase):
         self.assertEqual((login.code, login.output(1), login.output(2)), (111, b'', b''))
 
     @both_ways
-    def test_decided_logins(self, way: Way) -> None:
+    def test_a_decided_login_has_one_result(self, way: Way) -> None:
         """A login that is decided has its result already: an error behind that adds no second."""
         for name in ('Supervisor.wait_for_session', 'end_by_signal'):
             with self.subTest(name):
@@ -259,7 +259,7 @@ class Function(FaultCase):
                 login = self.start_with(way, USUAL, fault).wait()
                 self.assertEqual((login.code, login.result()['result']), (111, 'accepted'))
 
-    def test_line_number(self) -> None:
+    def test_the_line_is_told(self) -> None:
         """The internal error tells the line of the script in which it was raised."""
         lines = read_file(machine.ORIGINAL).decode().splitlines()
         fault = faults.Replaces('Log.write', None, LOGIN_ONLY)

@@ -25,7 +25,7 @@ class Commands(Case):
             output = output.replace(self.path(name), path)
         return words(output)
 
-    def test_check(self) -> None:
+    def test_check_prints_what_is_shown(self) -> None:
         """--check of a file with those mistakes prints what is shown and ends with 1, else 0."""
         tool = self.tool('login', REJECTS)
         good = f'# comment\nfailure=temporary\nusers=*@example.net {tool}\n'
@@ -38,7 +38,7 @@ class Commands(Case):
         self.write('pwrap.conf', good)
         self.assertEqual(self.say('--check').code, 0)
 
-    def test_test(self) -> None:
+    def test_test_prints_what_is_shown(self) -> None:
         """--test of the first configuration prints what is shown; 2 if everybody gets in."""
         real, login = '/usr/bin/checkpassword.login', self.tool('login', REJECTS)
         text = block(first='# pwrap.conf: all').replace(real, login)
@@ -75,7 +75,7 @@ class Commands(Case):
         )
         self.assertEqual(said.output.split(), ['1', 'tool=/usr/bin/checkpw'])
 
-    def test_demo(self) -> None:
+    def test_demo_prints_what_is_shown(self) -> None:
         """`make demo` prints the table that is shown."""
         done = self.run_program('make', '-s', '-C', TOP, 'demo')
         self.assertIn(block('demo'), done.output)

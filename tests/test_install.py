@@ -1,4 +1,4 @@
-"""make install and make uninstall, and make test-deps."""
+"""make install and make uninstall."""
 
 from __future__ import annotations
 

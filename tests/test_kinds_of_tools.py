@@ -178,7 +178,7 @@ class ChangesOfUser(ProbeCase):
                 self.assertEqual(login.output(1).split(), [b'%d' % self.uid, b'%d' % group])
 
     @needs('sudo')
-    def test_sudo(self) -> None:
+    def test_sudo_counts_by_its_exit_code(self) -> None:
         """Behind sudo, which forks, changes the user and closes what it inherited, 0 is accepted,
         and any other code of prog counts as the tool's."""
         body = 'cat <&3 >/dev/null; exec 3<&-; exec sudo -n -u nobody -- "$@"'

@@ -146,7 +146,7 @@ class Escaping(unittest.TestCase):
             with self.subTest(data=data):
                 self.assertEqual(SCRIPT.escape(data, 100), shown)
 
-    def test_every_byte(self) -> None:
+    def test_every_byte_can_be_read_back(self) -> None:
         """Each of the 256 bytes has a form that can be read back, without blank, quote or =."""
         for byte in range(256):
             with self.subTest(byte=byte):
@@ -183,7 +183,7 @@ class Escaping(unittest.TestCase):
 class ResultLine(unittest.TestCase):
     """The one result line: its fields, its level, and that nobody else can write into it."""
 
-    def test_fields(self) -> None:
+    def test_fields_stand_in_one_order(self) -> None:
         """result, ip, tool, code, ms and user in this order; code only where nobody is let in."""
         outcome = SCRIPT.Outcome
         table = [
@@ -207,7 +207,7 @@ class ResultLine(unittest.TestCase):
                 self.assertEqual(re.sub(r' ms=\d+', ' ms=0', line), wanted)
                 self.assertRegex(line, RESULT)
 
-    def test_levels(self) -> None:
+    def test_each_result_has_its_level(self) -> None:
         """Each result has its syslog level, and a problem, in a line before it, is an error."""
         for verdict, level in LEVELS.items():
             for problem in ('', 'what is wrong'):
@@ -217,7 +217,7 @@ class ResultLine(unittest.TestCase):
                     self.assertEqual(lines[-1][0], level)
                     self.assertTrue(lines[-1][1].startswith(f'result={verdict} '))
 
-    def test_addresses(self) -> None:
+    def test_the_address_is_that_of_the_environment(self) -> None:
         """ip is TCPREMOTEIP, else TCP6REMOTEIP, else "-"; neither adds a field."""
         for environment, shown in ADDRESSES:
             with self.subTest(environment):
@@ -225,7 +225,7 @@ class ResultLine(unittest.TestCase):
                 match = RESULT.match(line)
                 self.assertEqual(match and match['ip'], shown)
 
-    def test_hostile_words(self) -> None:
+    def test_no_word_adds_a_line_or_a_field(self) -> None:
         """Whatever bytes login and address hold, one printable line of less than 1,000 characters
         comes out, without a field that the wrapper did not write; the login can be read back."""
         for word in HOSTILE:
@@ -244,7 +244,7 @@ class ResultLine(unittest.TestCase):
                     self.assertTrue(word.startswith(shown) if is_cut else shown == word)
                     self.assertTrue(len(shown) > 100 or shown == word)
 
-    def test_milliseconds(self) -> None:
+    def test_milliseconds_count_from_the_start(self) -> None:
         """ms counts from the start of the login."""
         recorder = Recorder()
         login = SCRIPT.Login('/program', [b'true'], recorder)
@@ -475,7 +475,7 @@ class Syslog(Case):
                     for number in (1, 2):
                         self.assertEqual(read_file(f'{login.folder}/{number}'), b'')
 
-    def test_report_step(self) -> None:
+    def test_the_report_step_logs_to_the_same_place(self) -> None:
         """The report step logs to the same place."""
         self.write('pwrap.conf', self.tool('yes', ACCEPTS) + '\n')
         with SyslogListener() as listener:
@@ -484,7 +484,7 @@ class Syslog(Case):
             line = listener.wait_for('prog cannot be run')
         self.assertEqual((line.severity, line.facility), (syslog.LOG_ERR, syslog.LOG_MAIL >> 3))
 
-    def test_percent_signs(self) -> None:
+    def test_a_percent_sign_is_one(self) -> None:
         """A % in a line is a %."""
         self.write('pwrap.conf', self.tool('no', REJECTS) + '\n')
         with SyslogListener() as listener:

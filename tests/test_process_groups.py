@@ -165,7 +165,7 @@ class ChoosingAGroup(unittest.TestCase):
         self.assertEqual(sum(found), 1)
         return found[1]
 
-    def test_who_leads(self) -> None:
+    def test_a_tool_leads_only_if_this_process_does(self) -> None:
         """The tool leads its group if this process leads one, and not otherwise."""
         self.assertFalse(self.choose(lambda: None))
         self.assertTrue(self.choose(os.setpgrp))

@@ -37,13 +37,13 @@ class RunFiles(Case):
                 self.assertEqual(servers.smtp_login(port, 'PLAIN', login, password), code)
 
     @needs('xinetd', 'root')
-    def test_xinetd(self) -> None:
+    def test_xinetd_runs_it(self) -> None:
         """Under xinetd, logins are accepted and refused as anywhere."""
         with servers.Xinetd(Path(self.path('xinetd')), self.run_line) as server:
             self.log_in(server.port)
 
     @needs('systemd')
-    def test_systemd_socket(self) -> None:
+    def test_a_systemd_socket_runs_it(self) -> None:
         """Under a systemd socket with Accept=yes, logins are accepted and refused as anywhere."""
         with servers.SystemdSocket(Path(self.path('systemd')), self.run_line) as server:
             self.log_in(server.port)

@@ -99,7 +99,7 @@ class Form(unittest.TestCase):
 
 
 class File(unittest.TestCase):
-    def test_executable(self) -> None:
+    def test_it_is_executable_and_isolated(self) -> None:
         """The first line names Python, isolated and without site packages; it is executable."""
         self.assertEqual(text_of_script().splitlines()[0], '#!/usr/bin/python3 -IS')
         self.assertTrue(os.access(machine.ORIGINAL, os.X_OK))

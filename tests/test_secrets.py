@@ -76,7 +76,7 @@ class Traced(SecretsCase):
             yield call
 
     @both_ways
-    def test_calls(self, way: Way) -> None:
+    def test_system_calls_carry_it_through_pipes_only(self, way: Way) -> None:
         """The password appears in reads of pipes, and in writes to pipes, whether a tool accepts,
         refuses, crashes, times out or cannot be run, and when the wrapper itself fails."""
         # In Python: a shell's pipe to cat would be one more place.
@@ -132,7 +132,7 @@ class Visible(SecretsCase):
     """What others on the machine can see, and what stays."""
 
     @both_ways
-    def test_arguments_and_environment(self, way: Way) -> None:
+    def test_no_process_has_it_in_arguments_or_environment(self, way: Way) -> None:
         """Neither tool nor prog has the password in its arguments or its environment."""
         shows = 'env >>$dir/seen; for word; do echo "$word" >>$dir/seen; done; '
         self.configure(self.tool('looks', shows + ACCEPTS))
@@ -146,7 +146,7 @@ class Visible(SecretsCase):
         self.assert_in_no_file()
 
     @both_ways
-    def test_log(self, way: Way) -> None:
+    def test_it_is_never_logged(self, way: Way) -> None:
         """It is never logged, wherever the NULs stand, and whatever the tools do."""
         chains = (
             [self.rejects],
@@ -175,7 +175,7 @@ class Visible(SecretsCase):
         self.assert_in_no_file()
 
     @both_ways
-    def test_internal_error(self, way: Way) -> None:
+    def test_an_internal_error_does_not_tell_it(self, way: Way) -> None:
         """What an error inside the wrapper says is not logged, as it may have the password."""
         self.configure(self.accepts)
         login = self.login(*way.prog, triple=TRIPLE, command=self.launcher(INTERNAL))
@@ -280,7 +280,7 @@ class Memory(SecretsCase):
 
 
 class Forgetting(unittest.TestCase):
-    def test_overwritten(self) -> None:
+    def test_the_triple_is_overwritten(self) -> None:
         """The triple is overwritten in its place, to the last byte."""
         script = machine.import_script()
         for triple in (TRIPLE, b'x' * 513, b''):

@@ -298,7 +298,7 @@ class UnderTcpserver(OnAMailHost):
                 self.assert_logged(r'result=accepted .* tool=checkpassword\.login .*')
                 self.assertFalse(seen.exists())
 
-    def test_apop(self) -> None:
+    def test_an_apop_digest_is_checked_by_its_tool(self) -> None:
         """checkapoppw, behind two other tools, accepts the right digest of qmail-popup's timestamp, no wrong one."""
         tools, carol = self.host.tools, self.host.carol
         self.host.configure(tools['checkpassword.login'], tools['cvm'], tools['checkapoppw'])
@@ -318,7 +318,7 @@ class UnderTcpserver(OnAMailHost):
             r'result=rejected .* tool=checkapoppw code=1 .*',
         )
 
-    def test_smtpd(self) -> None:
+    def test_qmail_smtpd_follows_the_chain(self) -> None:
         """Under qmail-smtpd, with /bin/true and with no program as eQmail has it, 235 and 535 follow the chain."""
         for prog in ([], ['/bin/true']):
             port = self.start(*standin('smtpd', '-w', '0', str(self.host.wrapper), *prog))
@@ -357,7 +357,7 @@ class UnderTcpserver(OnAMailHost):
                 )
                 self.assertEqual(line.severity, 4)  # warning
 
-    def test_cram_md5(self) -> None:
+    def test_a_cram_md5_answer_reaches_the_tool_as_written(self) -> None:
         """The challenge of CRAM-MD5 and the client's answer to it reach the tool as the server wrote them."""
         bob, seen = self.host.bob, self.host.folder / 'recorded'
         self.host.configure(self.host.script('record', f'cat <&3 >{seen}\nexec 3<&-\nexec "$@"'))
@@ -384,7 +384,7 @@ class UnderTcpserver(OnAMailHost):
             wait_until(lambda: re.search(line, server.log(), re.MULTILINE), f'a line {line}')
         self.assertEqual(self.host.log.lines('qmail-pwrap['), [])
 
-    def test_authup(self) -> None:
+    def test_under_authup_the_tool_becomes_the_session(self) -> None:
         """Under authup the tool becomes the session, for SMTP and POP3, also after a refused first attempt by SMTP."""
         alice = self.host.alice
         session = self.host.script('smtp-session', tools.SMTP_SESSION)

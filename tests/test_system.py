@@ -126,7 +126,7 @@ class Starting(SystemCase):
                 self.assertEqual(outcome.problem, f'cannot run: {os.strerror(number)}')
 
     @both_ways
-    def test_no_start(self, way: Way) -> None:
+    def test_what_cannot_be_started_is_a_temporary_failure(self, way: Way) -> None:
         """Where starting fails for want of something, the login is a temporary failure."""
         for target in ('posix.posix_spawn', 'posix.pipe'):
             for number in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE):
@@ -177,7 +177,7 @@ class Descriptors(SystemCase):
                 before = limit(resource.RLIMIT_NOFILE, 16)
                 self.check(self.login(*way.prog, env=self.conf_of(*lines), before=before), wanted)
 
-    def test_fewer(self) -> None:
+    def test_too_few_let_nobody_in(self) -> None:
         """With fewer the verdict is right or a temporary failure, wherever Python can start."""
         # No shells here, which need descriptors of their own.
         accepts, refuses = machine.program('nice'), machine.program('false')
@@ -213,7 +213,7 @@ def starts(case: Case, before: Callable[[], None]) -> bool:
 
 
 class Memory(SystemCase):
-    def test_little(self) -> None:
+    def test_too_little_lets_nobody_in(self) -> None:
         """With too little memory the verdict is right or a temporary failure, wherever Python can
         read the script."""
         enough = 0
@@ -251,7 +251,7 @@ class NoLog(SystemCase):
                 for number in (1, 2):
                     self.assertEqual(read_file(f'{login.folder}/{number}'), b'')
 
-    def test_no_syslog(self) -> None:
+    def test_verdicts_need_no_syslog(self) -> None:
         """Where nobody listens at /dev/log, and nothing is there."""
         if not os.path.exists('/dev/log'):
             self.check_verdicts('log=syslog')
@@ -261,7 +261,7 @@ class NoLog(SystemCase):
             self.check_verdicts('log=syslog', before=lambda: machine.hide('/dev'))
 
     @needs('namespaces')
-    def test_dead_syslog(self) -> None:
+    def test_verdicts_need_nobody_who_listens(self) -> None:
         """Where /dev/log is no socket, or one that nobody listens at any more."""
 
         def leave_a_file() -> None:
@@ -277,7 +277,7 @@ class NoLog(SystemCase):
             with self.subTest(before.__name__):
                 self.check_verdicts('log=syslog', before=before)
 
-    def test_no_stderr(self) -> None:
+    def test_verdicts_need_no_descriptor_2(self) -> None:
         """Where log=stderr, and descriptor 2 is closed, broken, full or not to be written to."""
         self.check_verdicts('log=stderr', closed=(2,))
         reader, broken = os.pipe()

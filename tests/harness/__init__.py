@@ -10,6 +10,8 @@ probes.py     programs that look around, as tool and as prog; a login that is he
 faults.py     the script with a fault inside
 syslog.py     what arrives in the system log
 installation.py  what make installs, in a folder of the test
+documents.py  what the documents show, block by block
+mailhost.py   users, mailboxes and tools for the servers
 servers.py    the real servers and their clients; standins.py those that Debian does not have
 demo.py       `make demo`; bench.py `make bench`
 """
