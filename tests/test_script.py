@@ -19,6 +19,7 @@ PARTS = (  # in the order of a login
     'Imports and constants',
     'The two doors',
     'A login from beginning to end',
+    'What a login needs',
     'The report step',
     'Waiting, and signals',
     'The configuration',
