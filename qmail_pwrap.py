@@ -651,14 +651,15 @@ def become(prog: 'list[bytes]', environment: 'dict[bytes, bytes]', log: 'Log') -
     """
     for number in IGNORED_BY_PYTHON:
         _signal.signal(number, _signal.SIG_DFL)
+    name = prog[0] if prog else b''  # a tool may have lost it
     folders = [b'']
-    if not prog[0]:
+    if not name:
         folders = []  # execve here refuses an empty name with an error of its own
-    elif b'/' not in prog[0]:
+    elif b'/' not in name:
         folders = environment.get(b'PATH', b'/bin:/usr/bin').split(b':')
     failure = errno.ENOENT
     for folder in folders:
-        path = folder + b'/' + prog[0] if folder else prog[0]
+        path = folder + b'/' + name if folder else name
         try:
             posix.execve(path, prog, environment)
         except OSError as error:
@@ -666,7 +667,7 @@ def become(prog: 'list[bytes]', environment: 'dict[bytes, bytes]', log: 'Log') -
                 failure = error.errno or failure
     for number in IGNORED_BY_PYTHON:  # again: nobody may listen to the log any more
         _signal.signal(number, _signal.SIG_IGN)
-    log.write(f'{escape(prog[0], 200)}: prog cannot be run: {posix.strerror(failure)}')
+    log.write(f'{escape(name, 200)}: prog cannot be run: {posix.strerror(failure)}')
 
 
 def file_identity(file: 'int | bytes | str') -> str:
@@ -690,6 +691,9 @@ class Child:
         self.group = group  # the process group that was made for it
 
 
+NEW_GROUP = 0  # for setpgid(2): one that the process leads
+
+
 class Supervisor:
     """Starts the tools, waits for the one that runs, and passes signals on to it.
 
@@ -706,6 +710,7 @@ class Supervisor:
         self.child: 'Child | None' = None
         self.code = TRY_LATER  # of the child that ended last: its exit code, or minus a signal
         self.interrupted = False  # a signal has come that is meant for prog
+        self.leads_its_group = posix.getpgrp() == posix.getpid()
         self.wake_up = Pipe()
         for end in (self.wake_up.reader, self.wake_up.writer):
             posix.set_blocking(end, False)
@@ -727,7 +732,7 @@ class Supervisor:
         environment: all of the child's. triple_reader: becomes its descriptor 3.
         """
         former_group = posix.getpgrp()
-        is_in_own_group = enter_own_group()
+        is_in_own_group = self.enter_own_group()
         try:
             pid = posix.posix_spawn(
                 command[0],
@@ -741,6 +746,19 @@ class Supervisor:
         finally:
             join_group(former_group)
         self.child = Child(pid, posix.getpid() if is_in_own_group else pid)
+
+    def enter_own_group(self) -> bool:
+        """Move this process to a process group of its own number; tell whether a tool may be in it.
+
+        A tool gets a group of its own so that it can be killed with all that it has started. But it
+        must not lead that group, unless it would lead one without the wrapper. At stake: setsid(1)
+        forks if it leads a group, and its first half ends with 0 before the second half has asked
+        anybody, so that behind the wrapper, `setsid TOOL` would accept every password. So this
+        process makes a group, starts the tool in that, and goes back to where it was. It stays if
+        that is gone meanwhile, as nobody else was there. If this process has led its group from the
+        start, the tool would do so too if it were run directly: it gets a group that it leads.
+        """
+        return not self.leads_its_group and join_group(posix.getpid())
 
     def wait(self, report: 'int | None', seconds: int) -> str:
         """Wait for the child. Return REPORTED, ENDED, TIMED_OUT or INTERRUPTED.
@@ -814,11 +832,17 @@ class Supervisor:
         if self.child is None:
             return True
         self.kills_on_signal = False  # this wait is short, and not to be given up
+        self.send_kill()
+        return self.wait(None, 2) == ENDED
+
+    def send_kill(self) -> None:
+        """Send the child and its group, if there is one, a signal that nobody can ignore."""
+        if self.child is None:
+            return
         # This process stands in that group if it could not go back to where it was.
         if self.child.group != posix.getpgrp():
             send_signal(-self.child.group, _signal.SIGKILL)
         self.send(_signal.SIGKILL)  # it may have left its group
-        return self.wait(None, 2) == ENDED
 
     def wait_for_session(self) -> int:
         """Wait for the end of the session, if there is one, and pass signals on to it.
@@ -835,7 +859,11 @@ class Supervisor:
         posix.closerange(0, 65536)
         while not self.reap():
             number = _signal.sigwait(self.handled)
-            if number != _signal.SIGCHLD:
+            if number == _signal.SIGCHLD:
+                continue
+            if self.kills_on_signal:
+                self.send_kill()
+            else:
                 self.send(number)
         return self.code
 
@@ -864,23 +892,6 @@ def is_readable(descriptor: int) -> bool:
     poller = select.poll()
     poller.register(descriptor, select.POLLIN)
     return bool(poller.poll(0))
-
-
-NEW_GROUP = 0  # for setpgid(2): one that the process leads
-
-
-def enter_own_group() -> bool:
-    """Move this process to a process group of its own number, and tell whether that was done.
-
-    A tool gets a group of its own so that it can be killed with all that it has started. But it
-    must not lead that group, unless it would lead one without the wrapper. At stake: setsid(1)
-    forks if it leads a group, and its first half ends with 0 before the second half has asked
-    anybody, so that behind the wrapper, `setsid TOOL` would accept every password. So this process
-    makes a group, starts the tool in that, and goes back to where it was. If this process leads its
-    group, the tool would do so too if it were run directly: it gets a group that it leads.
-    """
-    own = posix.getpid()
-    return posix.getpgrp() != own and join_group(own)
 
 
 def join_group(group: int) -> bool:
@@ -913,6 +924,7 @@ CHOICES = {
     'failure': ('last', 'temporary'),
     'empty': ('0', '1'),
 }
+OWN_NAMES = (b'qmail-pwrap', b'qmail_pwrap.py')  # behind env, which looks on PATH
 NAME_CHARACTERS = frozenset('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-')
 LONGEST_TIMEOUT = 86400  # seconds
 ENV_OPTIONS = {  # those of env(1) that take an operand
@@ -1012,7 +1024,7 @@ class Configuration:
             # in the form of qmail-pwrap 0.3 may end like this, as they did there: of a path that is
             # cut short, little is a program. --check warns.
             self.refuse('no newline at the end: the file may have been cut short', len(self.lines))
-        if not self.tools:
+        if not self.tools and not self.problems:
             self.refuse('no tool is enabled')
 
     def add_line(self, number: int, line: str) -> None:
@@ -1045,16 +1057,31 @@ class Configuration:
                 self.last_default = number
 
     def refuse_itself(self, program: str) -> None:
-        """Refuse tools that are this very wrapper, which would call itself without end.
+        """Refuse tools that are, or run, this very wrapper: it would call itself without end.
 
-        Behind env it may have another configuration. program: as in main().
+        With another configuration it may. program: as in main().
         """
         own = find_own_identities(program)
         for tool in self.tools:
-            is_behind_env = tool.program != tool.command[0]
-            has_another = is_behind_env and b'PWRAP_CONF' in b' '.join(tool.command)
-            if file_identity(tool.program) in own and not has_another:
+            if find_inner_configuration(tool, own) == b'':
                 self.refuse('this tool is the wrapper itself', tool.line)
+
+
+def find_inner_configuration(tool: Tool, own: 'set[str]') -> 'bytes | None':
+    """Return with which configuration a tool's command runs this wrapper.
+
+    own: as from find_own_identities(). Returns a path, b'' for the one of the login, and None if it
+    does not run the wrapper, as far as can be seen.
+    """
+    named = b''
+    for word in b' '.join(tool.command).split():  # also within what env -S or a shell splits
+        if word.startswith(b'PWRAP_CONF='):
+            named = word.partition(b'=')[2] or CONFIGURATION.encode()
+        elif b'PWRAP_CONF' in word:  # env -u
+            named = CONFIGURATION.encode()
+        elif word.startswith(b'/') and file_identity(word) in own:
+            return named
+    return named if tool.program in OWN_NAMES else None
 
 
 def find_own_identities(program: str) -> 'set[str]':
@@ -1227,20 +1254,28 @@ def find_program_of_env(arguments: 'list[str]') -> 'list[str]':
     rules are not all known here (-S has many) this finds no program rather than a wrong one.
     """
     words = list(arguments)
+    may_be_option = True
     while words:
         word = words.pop(0)
+        may_be_option = may_be_option and word.startswith('-')
+        if not may_be_option:
+            if '=' not in word and '${' not in word:  # what env -S makes of ${NAME} is not known
+                return [word, *words]
+            continue
         option = ''
         operand = ''
-        if word.startswith('--'):
+        if word in ('-', '--'):
+            may_be_option = False
+        elif word.startswith('--'):
             name, _, operand = word.partition('=')
+            if '--help'.startswith(name) or '--version'.startswith(name):
+                return []
             option = complete_env_option(name)
-        elif word.startswith('-'):
+        else:
             # Letters may stand together; the first that takes an operand takes the rest as that.
             letters = word[1:].lstrip('iv0')
             option = ENV_OPTIONS.get('-' + letters[:1], '')
             operand = letters[1:]
-        elif '=' not in word and '${' not in word:  # ${NAME}: what env -S makes of it is not known
-            return [word, *words]
         if option and not operand and words:
             operand = words.pop(0)
         if option == '--split-string':
@@ -1260,6 +1295,8 @@ def split_env_string(text: str) -> 'list[str]':
     """Return the words that env -S makes of a string, none if that is not certain."""
     import shlex
 
+    if '\\' in text and ("'" in text or '"' in text):
+        return []  # a backslash in quotes is not what it is in a shell
     try:
         return shlex.split(text.partition('\\c')[0], comments=True)
     except ValueError:
@@ -1378,6 +1415,8 @@ def serve_person(program: str, words: 'list[str]') -> None:
         code = MISUSED
     except KeyboardInterrupt:
         code = STOPPED + _signal.SIGINT
+    except Stopped as stopped:
+        code = STOPPED + stopped.number
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
@@ -1605,7 +1644,7 @@ def show_tools_for(configuration: Configuration, login: str) -> None:
         else:
             others.append(f'{number}  {tool.name}  (users={tool.shown_users()})')
     if configuration.problems:
-        print('now nobody is asked: every login ends with 111. Once that is mended:')
+        print('now nobody is asked: every login ends with 111. Without the wrong lines:')
     elif configuration.values['auth'] == '0':
         print('now nobody is asked: auth=0 lets everybody in. Without it:')
     print(f'asked for {escape(os.fsencode(login), 200)}, in this order:')
@@ -1636,15 +1675,17 @@ def describe_state(path: bytes) -> str:
         return f'cannot run: {error.strerror}'
     interpreter = path
     if start.startswith(b'#!'):
-        words = start[2:].split(b'\n')[0].split()
-        if not words:
+        words = start[2:].split(b'\n')[0].replace(b'\t', b' ').split(b' ')
+        interpreter = next(filter(None, words), b'').split(b'\0')[0]
+        if not interpreter:
             return 'cannot run: not a program'
-        interpreter = words[0]
+        if interpreter.endswith(b'\r'):
+            return 'cannot run: its lines end in CR LF; save it with LF'
     elif not start.startswith(b'\x7fELF'):
         return 'cannot run: not a program'
     if not os.access(path, os.X_OK):
         return 'cannot run: not executable'
-    if not os.access(interpreter, os.X_OK):
+    if not os.path.isfile(interpreter) or not os.access(interpreter, os.X_OK):
         return 'cannot run: its interpreter is missing'
     return 'ok'
 
@@ -1677,11 +1718,13 @@ def find_advice(line: str, why: str) -> str:
     if line.startswith(('\xef\xbb\xbf', '\xff\xfe', '\xfe\xff')):
         return 'it begins with a byte order mark: save the file without one, as plain text'
     words = line.split()
+    if line.endswith('\\'):
+        return 'a line cannot be continued'
     for word in words:
-        if (word.startswith('users=') and word.endswith(',')) or word.startswith(','):
+        if ('=' in word and word.endswith(',')) or word.startswith(','):
             return 'put no blank before or after the comma'
-    if '=' in words:
-        return 'put no blank before or after ='
+        if word.endswith('=') or word == '=':
+            return 'put no blank before or after ='
     if not why.startswith('unknown setting'):
         return ''
     names = [word.partition('=')[0] for word in words]
@@ -1700,6 +1743,8 @@ def find_doubts(configuration: Configuration, program: str) -> 'list[str]':
         doubts.append(f'{names} ignored: real and effective user or group differ')
     if configuration.values['auth'] == '0':
         doubts.append('auth=0: everybody is let in without a check')
+    if posix.environ.get(b'AUTH') == b'0':
+        doubts.append('AUTH=0 in the environment: everybody is let in where a server has that')
     if configuration.values['log'] == 'stderr':
         doubts.append('log=stderr: under qmail-popup, descriptor 2 is the client')
     doubts += find_doubtful_lines(configuration)
@@ -1725,7 +1770,8 @@ def find_doubtful_lines(configuration: Configuration) -> 'list[str]':
     for name in sorted(set(names)):
         if names.count(name) > 1:
             doubts.append(f'{path}: {names.count(name)} tools have the name {name} in the log')
-    if configuration.lines and configuration.lines[-1]:
+    is_problem = any(problem.why.startswith('no newline') for problem in configuration.problems)
+    if configuration.lines and configuration.lines[-1] and not is_problem:
         doubts.append(f'{path}: the last line has no newline')
     return doubts
 
@@ -1767,7 +1813,9 @@ def find_doubt_about_pattern(pattern: bytes) -> str:
     """Return why a pattern can hardly be meant, empty if it can."""
     if pattern.startswith(b'@'):
         return 'begins with @: did you mean *@...?'
-    if any(character in pattern for character in (b';', b'\\', b'[', b']')):
+    if pattern != pattern.strip():
+        return 'has a blank at its end, which no login has'
+    if any(character in pattern for character in (b';', b'|', b'\\', b'[', b']')):
         return 'has a character that is not special here: only * and a leading ! are'
     if b'@' not in pattern and b'*' not in pattern and b'.' in pattern:
         return 'has no @: for a domain, write *@DOMAIN'
@@ -1775,15 +1823,11 @@ def find_doubt_about_pattern(pattern: bytes) -> str:
 
 
 def calls_itself(tool: Tool, configuration: Configuration, program: str) -> bool:
-    """Tell whether this wrapper stands anywhere in a command, with the same configuration."""
-    own = find_own_identities(program)
-    named = configuration.path
-    for word in b' '.join(tool.command).split():  # also within what env -S splits
-        if word.startswith(b'PWRAP_CONF='):
-            named = word.partition(b'=')[2] or CONFIGURATION.encode()
-        elif word.startswith(b'/') and file_identity(word) in own:
-            return file_identity(named) == file_identity(configuration.path)
-    return False
+    """Tell whether a tool's command names this same file for the wrapper in it."""
+    named = find_inner_configuration(tool, find_own_identities(program))
+    if not named:
+        return False
+    return file_identity(named) == file_identity(configuration.path)
 
 
 def find_compiled_form() -> str:
@@ -1891,7 +1935,7 @@ def find_way(path: str) -> 'list[tuple[str, posix.stat_result]]':
 
     way = {}
     place = '/'  # how far the way is known; no link is in it
-    names = os.path.abspath(path).split('/')  # still to go
+    names = os.path.join(os.getcwd(), path).split('/')  # still to go
     for _ in range(1000):  # links can go round for ever
         if not names:
             break
@@ -1917,7 +1961,9 @@ class Stopped(BaseException):
 
 
 def stop(number: int, frame: object) -> None:
-    """Handle a signal that asks --test to end."""
+    """Handle a signal that asks --test to end; those that come besides say the same."""
+    for one in STOPPING:
+        _signal.signal(one, do_nothing)
     raise Stopped(number)
 
 
@@ -1953,15 +1999,18 @@ class Listener:
             posix.write(self.note, f'{self.number}'.encode())
 
     def show(self, line: str) -> None:
-        """Write a line to the person."""
-        posix.write(self.output, f'{line}\n'.encode(errors='replace'))
+        """Write a line to the person, who may be gone."""
+        try:
+            posix.write(self.output, f'{line}\n'.encode(errors='replace'))
+        except OSError:
+            pass
 
 
 def try_login(program: str, login: str) -> int:
     """Try a login as a server would, and show it.
 
-    Returns the exit code that the server would get, or MISUSED if a tool lets everybody in, or what
-    says that a signal has ended this. Raises OSError.
+    Returns the exit code that the server would get, or MISUSED if a tool lets everybody in. Raises
+    OSError, and Stopped if a signal has ended this.
     """
     import os
     import resource
@@ -1983,8 +2032,6 @@ def try_login(program: str, login: str) -> int:
         if note:
             tool = configuration.tools[int(note) - 1]
             code = ask_again(program, os.fsencode(login), tool, code)
-    except Stopped as stopped:
-        return STOPPED + stopped.number
     except EOFError:
         return STOPPED + int(_signal.SIGINT)
     print(f'the exit code: {code}')
@@ -2043,14 +2090,22 @@ def run_login(program: str, triple: bytes, tool: 'Tool | None') -> 'tuple[int, s
             _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         except Stopped:
-            for number in STOPPING:
-                _signal.signal(number, _signal.SIG_IGN)
             end_line()
-            while os.waitpid(child, os.WNOHANG) == (0, 0):
-                send_signal(-child, _signal.SIGTERM)
-                time.sleep(0.05)
+            end_login(child)
             raise
         return code, os.read(note.reader, 1000).decode()
+
+
+def end_login(child: int) -> None:
+    """End the process of run_login(), and all that stands below it."""
+    import os
+
+    try:
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            send_signal(-child, _signal.SIGTERM)
+            time.sleep(0.05)
+    except ChildProcessError:  # it was waited for just before the signal came
+        pass
 
 
 def be_login(
@@ -2068,7 +2123,7 @@ def be_login(
         for number in STOPPING:  # still blocked; for the login below
             _signal.signal(number, _signal.SIG_IGN)
         # The login is a process of its own, as it must lead neither session nor group: see
-        # choose_group(). This one is there to be waited for.
+        # Supervisor.enter_own_group(). This one is there to be waited for.
         child = os.fork()
         if child != 0:
             code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -237,6 +237,9 @@ class States(Check):
         self.write('empty', '', 0o755)
         self.write('lost', '#!/nonexistent/python\n', 0o755)
         self.write('nameless', '#! \n/bin/sh', 0o755)
+        self.write('nul', b'#!/bin\0/sh\n', 0o755)
+        self.write('crlf', '#!/bin/sh\r\nexit 1\r\n', 0o755)
+        self.write('for-a-folder', '#!/bin\n', 0o755)
         os.mkdir(self.path('folder'))
         os.mkfifo(self.path('fifo'))
         os.symlink(self.path('nowhere'), self.path('dangling'))
@@ -253,6 +256,9 @@ class States(Check):
             ('empty', 'cannot run: not a program'),
             ('nameless', 'cannot run: not a program'),
             ('lost', 'cannot run: its interpreter is missing'),
+            ('nul', 'cannot run: its interpreter is missing'),
+            ('for-a-folder', 'cannot run: its interpreter is missing'),
+            ('crlf', 'cannot run: its lines end in CR LF; save it with LF'),
             ('folder', 'cannot run: not a regular file'),
             ('fifo', 'cannot run: not a regular file'),
         ):
@@ -370,7 +376,7 @@ class ForALogin(Check):
         code_for, lines_for = self.check("a'l ice")
         self.assertEqual((code, code_for, self.ran('yes')), (1, 1, 0))
         more = [line for line in lines_for if line not in lines]
-        now = 'now nobody is asked: every login ends with 111. Once that is mended:'
+        now = 'now nobody is asked: every login ends with 111. Without the wrong lines:'
         shown = ["asked for a'l\\x20ice, in this order:", '  1  first', 'not asked:', '  none']
         self.assertEqual(more[:5], [now, *shown])
         self.settings(f'name=first {self.yes}')

@@ -152,9 +152,12 @@ class Env(unittest.TestCase):
             *('--unset=X', '--unset=X A=b', '-C /', '-C/', '--chdir /', '--chdir=/ A=b', '-a x'),
             *('--argv0=x', '--', '-- A=b', '-v', '-iv A=b', '--debug', '--ignore-signal=PIPE'),
             *('--block-signal', '--default-signal', '-S A=b', '-SA=b', '-vS A=b', '-S "A=b C=d"'),
-            *('--split-string=A=b', '--split-string "A=b -i"', '-S "-u X"', '-S ""', '-u', '-C'),
+            *('--split-string=A=b', '--split-string "-i A=b"', '-S "-u X"', '-S ""', '-u', '-C'),
             *('"A=b c"', '--unse X', '--chd /', '-S "A=b # c"', '/usr/bin/env'),
             *('-i /usr/bin/env A=b',),
+            *('--help /t', '--version /t', '--v /t', '-i --he /t'),
+            *('A=1 --split-string=/t', 'A=1 "-SB=1 /t"', '-- --unset=X', '- -uX=y'),
+            "-S \"'A=1\\\\' /t '\\\\'\"",
         ):
             for path in ('/usr/bin/env', '/opt/env'):
                 with self.subTest(path=path, words=words):
@@ -168,6 +171,12 @@ class Env(unittest.TestCase):
             *('/t', 'A=b /t', 't', '-i /t', '- /t', '-u X /t', '-uX /t', '--unset=X /t', '-C / /t'),
             *('--chdir / A=b /t -i', '-- /t', '-- A=b /t', '-S "/t a"', '-S/t', '-iS "A=b /t"'),
             *('--split-string="/t a"', '-S "-i A=b" /t', '-a x /t', '--block-signal /t', '-v /t'),
+            *(
+                'A=b -u X',
+                '--split-string "A=b -i"',
+                '-- -u',
+                '- -S/t',
+            ),  # no options there, but a program that is not there
             *('/usr/bin/env A=b /t', '--default-signal=PIPE /t', '-i A=b env /t'),
         ):
             with self.subTest(words=words):

@@ -283,6 +283,13 @@ class Itself(FileCase):
             (f'/usr/bin/env PWRAP_CONF=/other {self.script}', False),
             (f'/usr/bin/env -u PWRAP_CONF {self.script}', False),
             (f'{self.script} PWRAP_CONF=/other', True),
+            ('/usr/bin/env qmail_pwrap.py', True),
+            (f'/bin/sh {self.script}', True),
+            (f'/bin/sh -c "A=b {self.path("link")}" x', True),
+            (f'/bin/sh -c "PWRAP_CONF=/other {self.path("link")}" x', False),
+            ('/bin/sh -t qmail-pwrap', False),
+            ('/usr/bin/env A=b qmail-pwrap', True),
+            ('/usr/bin/env PWRAP_CONF=/other qmail-pwrap', False),
         ):
             with self.subTest(words=words):
                 self.configure(words)

@@ -59,6 +59,7 @@ SCENES = {
     'name_signal': Scene(('TEST/crashes', 'TEST/accepts'), None),
     'Login.give_up': Scene(('timeout=1 TEST/hangs', 'TEST/accepts'), None),
     'Supervisor.kill': Scene(('timeout=1 TEST/hangs', 'TEST/accepts'), None),
+    'Supervisor.send_kill': Scene(('timeout=1 TEST/hangs', 'TEST/accepts'), None),
     'Supervisor.send': Scene(('timeout=1 TEST/hangs', 'TEST/accepts'), None),
     'send_signal': Scene(('timeout=1 TEST/hangs', 'TEST/accepts'), None),
     'Configuration.refuse': Scene(('nonsense', 'TEST/accepts'), 111),

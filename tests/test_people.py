@@ -213,6 +213,19 @@ class Streams(Command):
                 login = self.start_command(*words, descriptors={1: writer}).wait()
                 self.assertEqual((login.code, self.said_on(login, 2)), (-signal.SIGPIPE, ''))
 
+    def test_reader_that_goes_while_a_tool_runs_is_no_error(self) -> None:
+        """As `--test LOGIN | head -n 1` does."""
+        waits = self.tool('waits', 'while [ ! -e $dir/go ]; do sleep 0.01; done; exit 1')
+        self.settings(waits, self.no)
+        reader, writer = os.pipe()
+        login = self.start_command('--test', 'alice', descriptors={1: writer})
+        os.close(writer)
+        self.assertTrue(os.read(reader, 1000))
+        os.close(reader)
+        self.write('go', '')
+        login.wait()
+        self.assertEqual((login.code, self.said_on(login, 2)), (-signal.SIGPIPE, ''))
+
 
 class Plain(Command):
     def test_a_file_or_pipe_gets_neither_marks_nor_colour(self) -> None:

@@ -32,6 +32,17 @@ from tests.harness.tools import CLOSES_ALL, FORKS, HANGS, PYTHON_BECOMES
 LEADERS: tuple[Callable[[], object] | None, ...] = (None, os.setpgrp, os.setsid)  # for before=
 
 
+def be_alone() -> None:
+    """Be the last in a process group whose leader is gone, as in a shell's `printf ... | WRAPPER`."""
+    leader = os.fork()
+    if not leader:
+        signal.pause()
+    os.setpgid(leader, leader)
+    os.setpgid(0, leader)
+    os.kill(leader, signal.SIGKILL)
+    os.waitpid(leader, 0)
+
+
 class Groups(ProbeCase):
     """Who is in which process group and session."""
 
@@ -89,6 +100,21 @@ class Groups(ProbeCase):
                         self.assertEqual(login.code, code)
                         result = 'rejected' if tool == no else 'accepted'
                         self.assertEqual(login.result()['result'], result)
+
+    @needs('util-linux')
+    @both_ways
+    def test_the_last_of_a_group_asks_every_tool(self, way: Way) -> None:
+        """Where the group is gone while the first tool runs, the wrapper cannot go back; no tool
+        leads a group all the same, so that setsid(1) does not fork."""
+        setsid, no = machine.program('setsid'), self.tool('no', REJECTS)
+        for last, code in ((no, 1), (self.yes, way.code)):
+            with self.subTest(last=last):
+                self.configure(no, f'{setsid} {no}', f'{setsid} {last}')
+                self.assertEqual(self.login(*way.prog, before=be_alone).code, code)
+        self.configure(f'timeout=1 {self.tool("hangs", HANGS)}', f'{setsid} {no}')
+        login = self.login(*way.prog, before=be_alone)
+        self.assertEqual((login.code, login.result()['result']), (1, 'temporary'))
+        self.assertRegex(login.problems()[0], 'timed out after 1 s and was killed$')
 
     def test_a_hung_tool_goes_with_its_helpers_and_nobody_else(self) -> None:
         """What it has started in its group is killed with it, whoever leads that, and the wrapper
@@ -151,14 +177,16 @@ class ChoosingAGroup(unittest.TestCase):
         def joins_its_own() -> None:
             before()
             former, own = os.getpgrp(), os.getpid()
-            assert SCRIPT.enter_own_group() and own == os.getpgrp() != former
+            supervisor = SCRIPT.Supervisor(kills_on_signal=False)
+            assert supervisor.enter_own_group() and own == os.getpgrp() != former
+            assert supervisor.enter_own_group()
             assert SCRIPT.join_group(former)
             assert os.getpgrp() == former
 
         def stays() -> None:
             before()
             former = os.getpgrp()
-            assert not SCRIPT.enter_own_group()
+            assert not SCRIPT.Supervisor(kills_on_signal=False).enter_own_group()
             assert os.getpgrp() == former
 
         found = [machine.succeeds_in_a_child(one) for one in (joins_its_own, stays)]

@@ -7,7 +7,8 @@ import re
 import resource
 import signal
 
-from tests.harness import tools
+from tests.harness import machine, tools
+from tests.harness.imported import SCRIPT
 from tests.harness.logins import REJECTS, Login, alive, read_file, wait_until
 from tests.harness.machine import needs
 from tests.harness.people import PASSWORD, Person, Terminal
@@ -129,7 +130,7 @@ class Marks(OnTerminal):
         for lines, code, signs in (
             ([self.no], 0, '+'),
             (['auth=0', self.no], 0, '!+'),
-            (['x'], 1, '!!!'),
+            (['x'], 1, '!!'),
         ):
             self.settings(*lines)
             for env in ({}, {'NO_COLOR': '1'}):
@@ -192,6 +193,44 @@ class Interrupted(OnTerminal):
                 self.assertEqual(terminal.wait_for_end(login), code)
                 self.assert_clean(terminal)
                 self.assert_gone(pids)
+
+    def test_two_signals_at_once_end_it_as_one_does(self) -> None:
+        """As a terminal that is closed while somebody types Ctrl-C: nothing is left behind."""
+        for first, second in (
+            (signal.SIGTERM, signal.SIGHUP),
+            (signal.SIGINT, signal.SIGTERM),
+            (signal.SIGQUIT, signal.SIGINT),
+        ):
+            for _ in range(5):
+                with self.subTest(first=first, second=second):
+                    self.begin_again()
+                    self.settings(f'timeout=0 {self.tool("stubborn", STUBBORN)}')
+                    terminal, login = self.ask()
+                    terminal.type('x\n')
+                    pids = self.wait_for_tool()
+                    os.kill(login.pid, first)
+                    os.kill(login.pid, second)
+                    self.assertIn(terminal.wait_for_end(login) - 128, (first, second))
+                    self.assert_clean(terminal)
+                    self.assert_gone(pids)
+
+    def test_while_a_tool_lives_on_that_has_accepted(self) -> None:
+        """A tool that waits for prog, and does not end behind it, ends too, whatever it ignores."""
+        body = f'cat <&3 >/dev/null; exec 3<&-; "$@"; {STUBBORN}'
+        self.settings(f'timeout=0 {self.tool("lives", body)}')
+        terminal, login = self.ask()
+        terminal.type('x\n')
+        pids = self.wait_for_tool()
+        terminal.type(CTRL_C)
+        self.assertEqual(terminal.wait_for_end(login), 130)
+        self.assert_clean(terminal)
+        self.assert_gone(pids)
+
+    def test_a_signal_just_as_the_login_has_ended_is_no_error(self) -> None:
+        """Its process has been waited for by then."""
+        child = os.posix_spawn(machine.program('true'), ['true'], {})
+        os.waitpid(child, 0)
+        SCRIPT.end_login(child)
 
     def test_during_the_second_question_it_ends_the_same_way(self) -> None:
         """Without the server's code, as nobody knows yet whether the tool is honest."""

@@ -44,6 +44,9 @@ class Advice(Person):
             ('users=*@a.org, *@b.org /bin/sh', comma),
             ('users=*@a.org ,*@b.org /bin/sh', comma),
             ('users = *', 'no blank before or after ='),
+            ('users= !*@* /bin/sh', 'no blank before or after ='),
+            ('refused=100, 1 /bin/sh', comma),
+            ('/bin/sh a \\', 'a line cannot be continued'),
             ('timeout = 3 /bin/sh', 'no blank before or after ='),
             ('\xef\xbb\xbf/bin/sh', 'byte order mark'),
             ('\xef\xbb\xbf# a comment', 'byte order mark'),
@@ -95,6 +98,8 @@ LINES = (
     Line('users=*@a.org;*@b.org /bin/sh', (f'{PATTERN}*@a.org;*@b.org has a character',)),
     Line("'users=*@a\\.org' /bin/sh", (f'{PATTERN}*@a\\x5c.org has a character',)),
     Line('users=[ab]* /bin/sh', (f'{PATTERN}[ab]* has a character',)),
+    Line('users=a|b /bin/sh', (f'{PATTERN}a|b has a character',)),
+    Line('"users=a, b" /bin/sh', (f'{PATTERN}\\x20b has a blank',)),
     Line('users=*a] /bin/sh', (f'{PATTERN}*a] has a character',)),
     Line('users=@a.org,b.org /bin/sh', (f'{PATTERN}@a.org', f'{PATTERN}b.org')),
     # Tools that no login reaches
@@ -158,8 +163,7 @@ class DoubtfulTools(Person):
         own_link = self.path('own')
         os.symlink(program, own_link)
         for words, expected in (
-            (f'/usr/bin/env {program}', True),
-            (f'/usr/bin/env A=b {own_link} x', True),
+            (f'/usr/bin/env {program}', False),  # that is a mistake
             (f'/usr/bin/env PWRAP_CONF={same} {program}', True),
             (f'/usr/bin/env PWRAP_CONF={link} {program}', True),
             (f'/usr/bin/env -i PWRAP_CONF={same} {program}', True),
@@ -167,7 +171,8 @@ class DoubtfulTools(Person):
             (f'/usr/bin/env PWRAP_CONF={other} {own_link}', False),
             (f'/usr/bin/env PWRAP_CONF={same} /bin/sh', False),
             ('/bin/sh', False),
-            (f'/bin/sh {program}', True),
+            (f'/bin/sh PWRAP_CONF={same} {own_link}', True),
+            (f'/usr/bin/env -u PWRAP_CONF {program}', False),
             (f'/bin/sh /usr/bin/env PWRAP_CONF={other} {program}', False),
             (f'/usr/bin/env -S "PWRAP_CONF={link} {program}"', True),
             (f'/usr/bin/env PWRAP_CONF={other} /usr/bin/env PWRAP_CONF={same} {program}', True),
@@ -339,6 +344,8 @@ class Places(Person):
                 os.chmod(path, 0o777)
                 self.assertEqual(self.doubts(self.path('first/yes')), self.change_warning(path))
                 os.chmod(path, 0o755)
+        back = os.path.join(self.path('third/folder'), '../inner/yes')
+        self.assertIn(os.path.dirname(self.yes), dict(self.module.find_way(back)))
         os.symlink('round', self.path('round'))
         self.assertLess(len(self.module.find_way(self.path('round'))), 1000)
 

@@ -47,6 +47,7 @@ class SyslogListener:
     def __init__(self) -> None:
         self._lines: list[LogLine] = []
         self._arrived = threading.Condition()
+        self._marks = 0
         self._leaving = False
 
     def __enter__(self) -> Self:
@@ -70,8 +71,7 @@ class SyslogListener:
 
     def __exit__(self, *_: object) -> None:
         self._leaving = True
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wake:
-            wake.sendto(b'', self.path)
+        self._send_mark()
         self._thread.join(LONG_ENOUGH)
         self._socket.close()
         os.unlink(self.path)
@@ -80,6 +80,11 @@ class SyslogListener:
 
     def _receive(self) -> None:
         while (datagram := self._socket.recv(65536)) or not self._leaving:
+            if not datagram:
+                with self._arrived:
+                    self._marks += 1
+                    self._arrived.notify_all()
+                continue
             # Latin-1 gives every byte a character of its own, so a test can look for bytes that should not be there.
             match = self.SHAPE.fullmatch(datagram.rstrip(b'\0\n').decode('latin-1'))
             line = (
@@ -91,6 +96,11 @@ class SyslogListener:
                 self._lines.append(line)
                 self._arrived.notify_all()
 
+    def _send_mark(self) -> None:
+        """Send an empty line, which arrives behind all that was sent before."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b'', self.path)
+
     def command(self, command: Sequence[str]) -> list[str]:
         """Return the command line under which `command` finds this listener at /dev/log."""
         if not self.private:
@@ -99,8 +109,11 @@ class SyslogListener:
         return [*unshare, '/bin/sh', '-c', self.UNDER_PRIVATE_MOUNT, self.path, *command]
 
     def lines(self, tag: str = '') -> list[LogLine]:
-        """Return what arrived so far, of programs whose tag begins with `tag`."""
+        """Return what was sent so far, of programs whose tag begins with `tag`."""
         with self._arrived:
+            wanted = self._marks + 1
+            self._send_mark()
+            self._arrived.wait_for(lambda: self._marks >= wanted, LONG_ENOUGH)
             return [line for line in self._lines if line.tag.startswith(tag)]
 
     def clear(self) -> None:
