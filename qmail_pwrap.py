@@ -704,9 +704,7 @@ class Supervisor:
     """
 
     def __init__(self, kills_on_signal: bool) -> None:
-        self.kills_on_signal = (
-            kills_on_signal  # for --test: a person wants an end, also of the tool
-        )
+        self.kills_on_signal = kills_on_signal  # --test: a person wants an end, the tool's too
         self.child: 'Child | None' = None
         self.code = TRY_LATER  # of the child that ended last: its exit code, or minus a signal
         self.interrupted = False  # a signal has come that is meant for prog
@@ -1081,7 +1079,9 @@ def find_inner_configuration(tool: Tool, own: 'set[str]') -> 'bytes | None':
             named = CONFIGURATION.encode()
         elif word.startswith(b'/') and file_identity(word) in own:
             return named
-    return named if tool.program in OWN_NAMES else None
+    if tool.program in OWN_NAMES or file_identity(tool.program) in own:  # its path may have blanks
+        return named
+    return None
 
 
 def find_own_identities(program: str) -> 'set[str]':

@@ -276,6 +276,7 @@ class Itself(FileCase):
 
     def test_is_refused_behind_env_unless_that_names_a_configuration(self) -> None:
         """With the configuration that it has already, it would call itself without end."""
+        os.link(self.script, self.path('a blank'))
         for words, is_refused in (
             (f'/usr/bin/env {self.script}', True),
             (f'/usr/bin/env -i A=b {self.path("link")} -a', True),
@@ -284,6 +285,7 @@ class Itself(FileCase):
             (f'/usr/bin/env -u PWRAP_CONF {self.script}', False),
             (f'{self.script} PWRAP_CONF=/other', True),
             ('/usr/bin/env qmail_pwrap.py', True),
+            (f'"{self.path("a blank")}" x', True),
             (f'/bin/sh {self.script}', True),
             (f'/bin/sh -c "A=b {self.path("link")}" x', True),
             (f'/bin/sh -c "PWRAP_CONF=/other {self.path("link")}" x', False),
