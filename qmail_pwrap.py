@@ -1789,8 +1789,6 @@ def find_lost_backslashes(configuration: Configuration) -> 'list[str]':
 
 def find_doubts_about(tool: Tool) -> 'list[str]':
     """Return what can hardly be meant in a tool's line."""
-    import os
-
     doubts = []
     for pattern in tool.barred + tool.wanted:
         doubt = find_doubt_about_pattern(pattern)
@@ -1801,7 +1799,7 @@ def find_doubts_about(tool: Tool) -> 'list[str]':
     for word in tool.command[1:]:
         if word in (b'|', b'||', b'&', b'&&', b';') or word.lstrip(b'012')[:1] in (b'>', b'<'):
             doubts.append(f'{escape(word, 99)} is an argument: no shell runs here')
-    words = [os.fsdecode(word) for word in tool.command]
+    words = [word.decode('latin-1') for word in tool.command]
     if 'env' in words and not skip_env(words[words.index('env') :]):
         doubts.append('env has no program to run: it would run prog, and let everybody in')
     if tool.command[-1] in TRUE:

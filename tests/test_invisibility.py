@@ -159,6 +159,13 @@ class Search(unittest.TestCase):
         [(line,)] = [call.args for call in log.write.mock_calls]
         return tried, line
 
+    def test_a_prog_that_its_tool_has_lost_cannot_be_run(self) -> None:
+        """As behind a tool that passes on too few of its words: a line in the log says so."""
+        log = mock.Mock()
+        SCRIPT.become([], {}, log)
+        [(line,)] = [call.args for call in log.write.mock_calls]
+        self.assertEqual(line, ': prog cannot be run: No such file or directory')
+
     def test_as_execvp_does(self) -> None:
         """A name with a slash is a path; any other is looked up in each folder in turn, where an
         empty one is the working directory."""

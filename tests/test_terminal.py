@@ -180,19 +180,29 @@ class Interrupted(OnTerminal):
         self.assertEqual(len(pids), 2)
         wait_until(lambda: not any(map(alive, pids)), 'the tool and its child are gone')
 
+    def interrupt(self, typed: str, *numbers: int, password: str = 'x') -> int:
+        """Type something and send signals while the stubborn tool runs, whatever stands before it.
+
+        Check that all ends with a clean line, and the tool too; return the exit code.
+        """
+        terminal, login = self.ask()
+        terminal.type(f'{password}\n')
+        pids = self.wait_for_tool()
+        terminal.type(typed)
+        for number in numbers:
+            os.kill(login.pid, number)
+        code = terminal.wait_for_end(login)
+        self.assert_clean(terminal)
+        self.assert_gone(pids)
+        return code
+
     def test_while_a_tool_runs_tool_and_children_end_too(self) -> None:
         """By Ctrl-C or Ctrl-\\, though the tool ignores them and has no time limit."""
         for typed, code in ((CTRL_C, 130), (CTRL_BACKSLASH, 131)):
             with self.subTest(typed=typed):
                 self.begin_again()
                 self.settings(f'timeout=0 {self.tool("stubborn", STUBBORN)}')
-                terminal, login = self.ask()
-                terminal.type('x\n')
-                pids = self.wait_for_tool()
-                terminal.type(typed)
-                self.assertEqual(terminal.wait_for_end(login), code)
-                self.assert_clean(terminal)
-                self.assert_gone(pids)
+                self.assertEqual(self.interrupt(typed), code)
 
     def test_two_signals_at_once_end_it_as_one_does(self) -> None:
         """As a terminal that is closed while somebody types Ctrl-C: nothing is left behind."""
@@ -205,26 +215,26 @@ class Interrupted(OnTerminal):
                 with self.subTest(first=first, second=second):
                     self.begin_again()
                     self.settings(f'timeout=0 {self.tool("stubborn", STUBBORN)}')
-                    terminal, login = self.ask()
-                    terminal.type('x\n')
-                    pids = self.wait_for_tool()
-                    os.kill(login.pid, first)
-                    os.kill(login.pid, second)
-                    self.assertIn(terminal.wait_for_end(login) - 128, (first, second))
-                    self.assert_clean(terminal)
-                    self.assert_gone(pids)
+                    self.assertIn(self.interrupt('', first, second) - 128, (first, second))
 
     def test_while_a_tool_lives_on_that_has_accepted(self) -> None:
         """A tool that waits for prog, and does not end behind it, ends too, whatever it ignores."""
         body = f'cat <&3 >/dev/null; exec 3<&-; "$@"; {STUBBORN}'
         self.settings(f'timeout=0 {self.tool("lives", body)}')
-        terminal, login = self.ask()
-        terminal.type('x\n')
-        pids = self.wait_for_tool()
-        terminal.type(CTRL_C)
-        self.assertEqual(terminal.wait_for_end(login), 130)
-        self.assert_clean(terminal)
-        self.assert_gone(pids)
+        self.assertEqual(self.interrupt(CTRL_C), 130)
+
+    def test_a_signal_while_a_tool_is_killed_changes_nothing(self) -> None:
+        """The kill is waited for, so nobody says that the tool cannot be killed."""
+
+        def kills() -> None:
+            supervisor = SCRIPT.Supervisor(kills_on_signal=True)
+            sleep = os.fsencode(machine.program('sleep'))
+            with SCRIPT.Pipe() as pipe:
+                supervisor.start([sleep, b'1000'], {}, pipe.reader)
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert supervisor.kill()
+
+        self.assertTrue(machine.succeeds_in_a_child(kills))
 
     def test_a_signal_just_as_the_login_has_ended_is_no_error(self) -> None:
         """Its process has been waited for by then."""
@@ -236,13 +246,7 @@ class Interrupted(OnTerminal):
         """Without the server's code, as nobody knows yet whether the tool is honest."""
         tool = self.tool('stubborn', tools.knows([(ALICE, PASSWORD)], STUBBORN))
         self.settings(f'timeout=0 {tool}')
-        terminal, login = self.ask()
-        terminal.type(f'{PASSWORD}\n')
-        pids = self.wait_for_tool()
-        terminal.type(CTRL_C)
-        self.assertEqual(terminal.wait_for_end(login), 130)
-        self.assert_clean(terminal)
-        self.assert_gone(pids)
+        self.assertEqual(self.interrupt(CTRL_C, password=PASSWORD), 130)
 
     def test_a_terminal_that_hangs_up_ends_it_too(self) -> None:
         """At the prompt, and while a tool runs: nothing is left behind."""

@@ -6,6 +6,7 @@ import os
 import shutil
 from types import ModuleType
 from typing import Any, NamedTuple
+from unittest import mock
 
 from tests.harness.logins import ACCEPTS, QUICK
 from tests.harness.machine import import_script, needs, someone
@@ -237,6 +238,11 @@ class DoubtfulFiles(Person):
                 for doubt, beginning in zip(found, beginnings):
                     self.assertTrue(doubt.startswith(beginning), found)
         configuration = configuration_of('/bin/sh')
+        for auth, is_told in ((b'0', True), (b'1', False), (b'', False)):
+            with mock.patch.dict(script.posix.environ, {b'AUTH': auth}):
+                found = script.find_doubts(configuration, self.command[0])
+            told = [one for one in found if one.startswith('AUTH=0 in the environment: everybody')]
+            self.assertEqual(len(told), int(is_told), auth)
         configuration.ignored_variables = ['PWRAP_CONF', 'AUTH']
         found = script.find_doubts(configuration, self.command[0])
         self.assertTrue(found[0].startswith('PWRAP_CONF and AUTH ignored: '), found)

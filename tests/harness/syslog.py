@@ -112,8 +112,10 @@ class SyslogListener:
         """Return what was sent so far, of programs whose tag begins with `tag`."""
         with self._arrived:
             wanted = self._marks + 1
-            self._send_mark()
-            self._arrived.wait_for(lambda: self._marks >= wanted, LONG_ENOUGH)
+        self._send_mark()  # which may have to wait until older lines are received
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: self._marks >= wanted, LONG_ENOUGH):
+                raise AssertionError('what was sent to the log does not arrive')
             return [line for line in self._lines if line.tag.startswith(tag)]
 
     def clear(self) -> None:
