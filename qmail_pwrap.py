@@ -93,6 +93,11 @@ def main(program: str) -> None:
         serve_person(program, words)  # and exit
     is_report_step = bool(words) and words[0].startswith(REPORT)
     log = Log()
+    if words and words[0].startswith(REPORT) and has_changed_ids():
+        # A stranger's own pipes would do for the report step, and it would run any program as the
+        # owner of a setuid front, without a password.
+        log.write('the report step is refused: real and effective user or group differ')
+        posix._exit(TRY_LATER)
     login = None
     code = TRY_LATER
     try:
@@ -1437,6 +1442,9 @@ def run_command(program: str, words: 'list[str]') -> int:
 
     command, *operands = words
     shown = printable(command)
+    if has_changed_ids() and command in ('--check', '--test'):
+        complain(f'{shown}: refused: real and effective user or group differ')
+        return MISUSED
     usage = USAGE.format(program=printable(program), configuration=CONFIGURATION)
     if is_from_server():
         # Left in a run file, a command would end with 0, and so accept every login.
