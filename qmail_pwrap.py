@@ -25,12 +25,13 @@ if __name__ == '__main__':
 # --------------------------------------------------------------------------------------------------
 # Imports and constants
 #
-# An import costs time at every login. The modules here are built into Debian's interpreter: posix
-# and _signal have the functions of os and signal, which would cost 1 and 4 ms more (a whole login
-# takes about 15). What only a person or a rare case needs is imported where it is needed.
-# Annotations stand in quotes where evaluating them would cost time, or fail.
+# An import costs time at every login. The modules here are built into Debian's interpreter: posix,
+# _signal and _stat have the functions of os, signal and stat, which would cost 1, 4 and 1 ms more
+# (a whole login takes about 15). What only a person or a rare case needs is imported where it is
+# needed. Annotations stand in quotes where evaluating them would cost time, or fail.
 
 import _signal  # type: ignore[import-not-found]
+import _stat
 import errno
 import posix
 import select
@@ -66,8 +67,8 @@ REPLY = 'checkpassword-reply'  # Dovecot's, wherever it lies
 
 # First words by which this program runs itself, each with something behind it.
 INTERNAL = 'qmail_pwrap.'
-REPORT = INTERNAL + 'report:'
-TEST = INTERNAL + 'test:'
+REPORT = 'qmail_pwrap.report:'
+TEST = 'qmail_pwrap.test:'
 
 # In a tool's environment: the configurations whose tools are being asked, so that none asks itself.
 ASKING = b'PWRAP_ASKING'
@@ -199,6 +200,12 @@ class Login:
     decide() adds environment and supervisor.
     """
 
+    size = 0  # of the triple, in bytes
+    name = b''  # who logs in
+    has_password = False  # one that is not empty
+    is_lookup = False  # whether Dovecot asks for a user, without a password
+    is_decided = False  # whether the result has been logged
+
     def __init__(self, program: str, prog: 'list[str]', log: 'Log') -> None:
         self.started = time.monotonic()
         self.program = program  # the path by which a tool can run the report step
@@ -206,11 +213,6 @@ class Login:
         self.has_session = prog[0] not in TRUE and prog[0].rpartition('/')[2] != REPLY
         self.log = log
         self.triple = bytearray(TRIPLE_LIMIT + 1)  # the password is here and nowhere else
-        self.size = 0  # of the triple, in bytes
-        self.name = b''  # who logs in
-        self.has_password = False  # one that is not empty
-        self.is_lookup = False  # whether Dovecot asks for a user, without a password
-        self.is_decided = False  # whether the result has been logged
 
     def decide(self) -> int:
         """Decide this login and log it; return once all is over, session included.
@@ -278,9 +280,8 @@ class Login:
     def read_triple(self) -> 'Outcome | None':
         """Read descriptor 3 to its end. Return None, or what the login comes to if that fails."""
         failure = self.read_descriptor()
-        end_of_name = self.triple.find(0, 0, self.size)
-        if end_of_name >= 0:
-            self.name = bytes(self.triple[:end_of_name])
+        end_of_name = max(0, self.triple.find(0, 0, self.size))
+        self.name = bytes(self.triple[:end_of_name])
         # No line besides the result for this and for too long a login: the network could send many.
         if failure is None and self.triple.count(0, 0, self.size) < 2:
             failure = Outcome(code=MISUSED)
@@ -324,8 +325,9 @@ class Login:
             if reason:
                 self.log.show_answer(Outcome(f'skipped: {reason}', SKIPPED, tool=tool.name), 0)
                 continue
-            if self.supervisor.must_stop():
-                break
+            self.supervisor.pass_signals_on()
+            if self.supervisor.interrupted or self.supervisor.child != 0:
+                break  # a signal came, or the last tool could not be killed
             outcome = self.ask(tool)
             if outcome.verdict == ACCEPTED:
                 return None
@@ -360,14 +362,12 @@ class Login:
         since = time.monotonic()
         with Pipe() as triple, Pipe(posix.O_NONBLOCK) as report, Pipe() as answer:
             posix.write(triple.writer, memoryview(self.triple)[: self.size])  # a pipe holds it
-            triple.close(triple.writer)
-            step = []
-            if self.has_session:
-                step = [self.program, self.make_argument(report, answer)]
+            triple.close_writer()
+            step = self.make_step(report, answer)
             command: 'list[bytes | str]' = [*tool.command, *step, *self.prog]
             try:
                 self.supervisor.start(command, self.environment, triple.reader)
-                if self.has_session:
+                if step:
                     # For wait_for_session(), and now, while the tool works: there, without
                     # descriptors, nothing can be imported.
                     import resource  # noqa: F401
@@ -385,14 +385,20 @@ class Login:
                 posix.write(answer.writer, b'+')
         return outcome
 
-    def make_argument(self, report: 'Pipe', answer: 'Pipe') -> str:
-        """Return the argument of the report step for these pipes, which the tool will inherit."""
+    def make_step(self, report: 'Pipe', answer: 'Pipe') -> 'list[str]':
+        """Return the words of the report step, which inherits these pipes; none if none is needed.
+
+        report, answer: as in the drawing of the report step.
+        """
+        if not self.has_session:
+            return []
         posix.set_inheritable(report.writer, True)
         posix.set_inheritable(answer.reader, True)
         # What --test hears on, no tool inherits.
         descriptor = 2 if self.log.shows_answers else self.log.descriptor
         group = posix.getpgrp()
-        return make_report_argument(report.writer, answer.reader, group, descriptor)
+        argument = make_report_argument(report.writer, answer.reader, group, descriptor)
+        return [self.program, argument]
 
     def judge(self, tool: 'Tool', event: str, triple_reader: int) -> Outcome:
         """Return the outcome of a tool, and see to it that one which has not accepted is gone.
@@ -505,10 +511,9 @@ def restore_environment() -> 'dict[bytes, bytes]':
         except OSError:
             return environment
         del environment[b'LC_CTYPE']
-        for entry in data.split(b'\0'):
-            name, _, value = entry.partition(b'=')
-            if name == b'LC_CTYPE':
-                environment[name] = value
+        _, was_there, rest = (b'\0' + data).partition(b'\0LC_CTYPE=')
+        if was_there:
+            environment[b'LC_CTYPE'] = rest.partition(b'\0')[0]
     return environment
 
 
@@ -542,19 +547,20 @@ class Pipe:
     def __init__(self, flags: int = 0) -> None:
         """Make it. flags: such as O_NONBLOCK. Raises OSError."""
         self.reader, self.writer = posix.pipe2(posix.O_CLOEXEC | flags)
-        self.open_ends = [self.reader, self.writer]
+        self.writer_is_open = True
 
     def __enter__(self) -> 'Pipe':
         return self
 
     def __exit__(self, *_: object) -> None:
-        for end in list(self.open_ends):
-            self.close(end)
+        posix.close(self.reader)
+        if self.writer_is_open:
+            self.close_writer()
 
-    def close(self, end: int) -> None:
-        """Close one end, which is open."""
-        self.open_ends.remove(end)
-        posix.close(end)
+    def close_writer(self) -> None:
+        """Close the writing end, which is open, so that readers see an end."""
+        self.writer_is_open = False
+        posix.close(self.writer)
 
 
 def make_report_argument(report: int, answer: int, group: int, log_descriptor: int) -> str:
@@ -592,19 +598,18 @@ def report_and_become(argument: str, prog: 'list[str]', log: 'Log') -> int:
     environment = restore_environment()
     environment[b'AUTH'] = b'success'
     environment.pop(ASKING, None)
-    name = ''.join(prog[:1])  # a tool may have lost it
-    why = become(name, prog, environment)
-    log.write(f'{escape(name.encode(errors="surrogateescape"), 200)}: prog cannot be run: {why}')
+    become(prog, environment, log)
     return TRY_LATER
 
 
-def become(name: str, prog: 'list[str]', environment: 'dict[bytes, bytes]') -> str:
+def become(prog: 'list[str]', environment: 'dict[bytes, bytes]', log: 'Log') -> None:
     """Become prog, looked up on PATH as by execvp(3), but no shell runs what has no "#!".
 
-    Returns why it cannot be run.
+    If it cannot be run, log that and return.
     """
     for number in IGNORED_BY_PYTHON:
         _signal.signal(number, SIG_DFL)
+    name = ''.join(prog[:1])  # a tool may have lost it
     folders = ['']
     if '/' not in name:
         path = environment.get(b'PATH', b'/bin:/usr/bin')
@@ -617,7 +622,7 @@ def become(name: str, prog: 'list[str]', environment: 'dict[bytes, bytes]') -> s
             pass
         except OSError as error:
             why = f'{error.strerror}'
-    return why
+    log.write(f'{escape(name.encode(errors="surrogateescape"), 200)}: prog cannot be run: {why}')
 
 
 def file_identity(file: 'int | bytes | str') -> str:
@@ -633,7 +638,7 @@ def file_identity(file: 'int | bytes | str') -> str:
 # Waiting, and signals: a tool, and the session that it becomes
 
 NEW_GROUP = 0  # for setpgid(2): one that the process leads
-NO_LIMIT = 10**9  # seconds
+NO_LIMIT = 2000000  # seconds, 23 days: as long as poll(2) can wait
 
 
 class Supervisor:
@@ -645,12 +650,13 @@ class Supervisor:
     enough then, and needs no descriptor.
     """
 
+    child = 0  # the process that was started and has not been reaped; 0 if there is none
+    group = 0  # the process group that was made for it
+    code = TRY_LATER  # of the child that ended last: its exit code, or minus a signal
+    interrupted = False  # a signal has come that is meant for prog
+
     def __init__(self, gives_up_on_signal: bool) -> None:
         self.gives_up_on_signal = gives_up_on_signal  # --test: a person wants an end
-        self.child = 0  # the process that was started and has not been reaped; 0 if there is none
-        self.group = 0  # the process group that was made for it
-        self.code = TRY_LATER  # of the child that ended last: its exit code, or minus a signal
-        self.interrupted = False  # a signal has come that is meant for prog
         self.leads_its_group = posix.getpgrp() == posix.getpid()
         self.wake_up = Pipe(posix.O_NONBLOCK)
         _signal.set_wakeup_fd(self.wake_up.writer, warn_on_full_buffer=False)
@@ -671,20 +677,20 @@ class Supervisor:
         environment: all of the child's. triple_reader: becomes its descriptor 3.
         """
         former_group = posix.getpgrp()
-        is_in_own_group = self.enter_own_group()
+        group = posix.getpid() if self.enter_own_group() else NEW_GROUP
         try:
             self.child = posix.posix_spawn(
                 command[0],
                 command,
                 environment,
                 file_actions=[(posix.POSIX_SPAWN_DUP2, triple_reader, 3)],
-                setpgroup=posix.getpid() if is_in_own_group else NEW_GROUP,
+                setpgroup=group,
                 setsigmask=self.mask_found,
                 setsigdef=IGNORED_BY_PYTHON,
             )
         finally:
             join_group(former_group)
-        self.group = posix.getpid() if is_in_own_group else self.child
+        self.group = group or self.child
 
     def enter_own_group(self) -> bool:
         """Move this process to a process group of its own number; tell whether a tool may be in it.
@@ -723,7 +729,7 @@ class Supervisor:
             seconds_left = deadline - time.monotonic()
             if seconds_left <= 0 or (self.interrupted and self.gives_up_on_signal):
                 return TIMED_OUT
-            poller.poll(min(seconds_left, LONGEST_TIMEOUT) * 1000)
+            poller.poll(seconds_left * 1000)
 
     def pass_signals_on(self) -> None:
         """Send the child the signals that have come for it."""
@@ -740,11 +746,6 @@ class Supervisor:
                 self.child = 0
                 self.code = posix.waitstatus_to_exitcode(status)
         return self.child == 0
-
-    def must_stop(self) -> bool:
-        """Tell whether no more tools may be asked: a signal came, or one could not be killed."""
-        self.pass_signals_on()
-        return self.interrupted or self.child != 0
 
     def give_up(self) -> bool:
         """End the child and its process group, and tell whether the child is gone.
@@ -822,30 +823,33 @@ def join_group(group: int) -> bool:
 # The configuration
 
 FILE_SETTINGS = ('auth', 'log', 'failure')  # on a line without a tool, once in a file
-DEFAULTS = {  # name= only on the line of a tool; those behind failure= also for the lines below
+DEFAULTS = {  # name= only on the line of a tool; those behind it also for the lines below
     'auth': '1',
     'log': 'syslog',
     'failure': 'last',
+    'name': '',
     'users': '*',
     'timeout': '20',
     # All but misused, EX_TEMPFAIL, the interface's "temporary", what a shell or env(1) could not
     # run (POSIX), and how perl, php and ssh die.
     'refused': '1,3-74,76-110,112-125,128-254',
     'empty': '0',
-    'name': '',
 }
-CHOICES = {
-    'auth': ('0', '1'),
-    'log': ('syslog', 'stderr'),
-    'failure': ('last', 'temporary', 'crash'),
-    'empty': ('0', '1'),
+CHOICES = ('auth', 'log', 'failure', 'empty')  # take one of the words with "or" between them
+TAKES = {
+    'auth': '0 or 1',
+    'log': 'syslog or stderr',
+    'failure': 'last or temporary or crash',
+    'empty': '0 or 1',
+    'users': 'patterns, none of them empty',
+    'timeout': 'seconds, 0 to 86400',  # LONGEST_TIMEOUT
+    'refused': 'exit codes and ranges of 1 to 255, such as 1,3,12-15',
+    'name': 'letters, digits, . _ and -',
 }
 NAME_CHARACTERS = frozenset('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-')
 LONGEST_TIMEOUT = 86400  # seconds
 LARGEST_FILE = 1000000  # bytes
 OTHERS_CAN_WRITE = 0o022
-FILE_TYPE = 0o170000  # of a mode, as in stat(2)
-REGULAR_FILE = 0o100000
 
 
 class Tool:
@@ -888,15 +892,16 @@ def matches(pattern: bytes, login: bytes) -> bool:
 class Configuration:
     """What the configuration file says, and every reason not to use it."""
 
+    mark = b'none'  # in a tool's environment, that this is being asked
+    has_only_paths = True  # no settings, no arguments: the form of qmail-pwrap 0.3
+
     def __init__(self) -> None:
         """Read the file that PWRAP_CONF names, or else the default one."""
         self.path = posix.environ.get(b'PWRAP_CONF') or CONFIGURATION.encode()
         self.shown_path = escape(self.path, 200)
-        self.mark = b'none'  # in a tool's environment, that this is being asked
         self.values = dict(DEFAULTS)
         self.tools: 'list[Tool]' = []
         self.problems: 'dict[str, str]' = {}  # each with the line that it is about
-        self.has_only_paths = True  # no settings, no arguments: the form of qmail-pwrap 0.3
         self.file_settings_seen: 'set[str]' = set()
         try:
             self.read()
@@ -905,10 +910,9 @@ class Configuration:
         if self.problems:
             self.values['auth'] = '1'  # a broken file never switches authentication off
 
-    def refuse(self, why: str, line: str = '', number: int = 0) -> None:
-        """Add a problem; line, number: what it is about, if that is not the whole file."""
-        where = f'{self.shown_path}:{number}' if number else self.shown_path
-        self.problems[f'{where}: {why}'] = line
+    def refuse(self, why: str, line: str = '', where: str = '') -> None:
+        """Add a problem; line, where: what it is about, if that is not the whole file."""
+        self.problems[f'{self.shown_path}{where}: {why}'] = line
 
     def read(self) -> None:
         """Add what the file says, and what is wrong with it. Raises OSError."""
@@ -916,11 +920,10 @@ class Configuration:
         self.mark = f',{status.st_ino}.{status.st_dev},'.encode()
         # Whoever can change this file can have every password: it must be safe from others.
         if status.st_uid not in (0, posix.geteuid()):
-            mend = f'chown root {self.shown_path}'
-            self.refuse(f'belongs to user {status.st_uid}; mend it with: {mend}')
+            owner = f'belongs to user {status.st_uid}'
+            self.refuse(f'{owner}; mend it with: chown root {self.shown_path}')
         if status.st_mode & OTHERS_CAN_WRITE:
-            mend = f'chmod go-w {self.shown_path}'
-            self.refuse(f'others can write to it; mend it with: {mend}')
+            self.refuse(f'others can write to it; mend it with: chmod go-w {self.shown_path}')
         if self.problems:
             return  # such a file decides nothing, not even where the log goes
         # Latin-1 turns any byte into one character and back: a tool gets the bytes that stand here.
@@ -929,12 +932,13 @@ class Configuration:
             try:
                 self.add_line(number, line)
             except ValueError as error:
-                self.refuse(str(error), line, number)
+                self.refuse(str(error), line, f':{number}')
         if not is_blank_or_comment(line) and not self.has_only_paths:
             # A line that a full disk has cut short can be a valid one, and let everybody in. Files
             # in the form of qmail-pwrap 0.3 may end like this, as they did there: of a path that is
             # cut short, little is a program.
-            self.refuse('no newline at the end: the file may have been cut short', line, number)
+            why = 'no newline at the end: the file may have been cut short'
+            self.refuse(why, line, f':{number}')
         if not self.tools and not self.problems:
             self.refuse('no tool is enabled')
 
@@ -998,21 +1002,15 @@ def parse_setting(word: str) -> 'tuple[str, str]':
         raise ValueError('neither a setting (name=value) nor an absolute path')
     if name not in DEFAULTS:
         raise ValueError(f'unknown setting {escape(name.encode("latin-1"), 30)}=')
-    takes = {
-        'users': 'patterns, none of them empty',
-        'timeout': f'seconds, 0 to {LONGEST_TIMEOUT}',
-        'refused': 'exit codes and ranges of 1 to 255, such as 1,3,12-15',
-        'name': 'letters, digits, . _ and -',
-    }
     if not is_right(name, value):
-        raise ValueError(f'{name}= takes {takes.get(name) or " or ".join(CHOICES[name])}')
+        raise ValueError(f'{name}= takes {TAKES[name]}')
     return name, value
 
 
 def is_right(name: str, value: str) -> bool:
     """Tell whether a setting can have this value."""
     if name in CHOICES:
-        return value in CHOICES[name]
+        return value in TAKES[name].split(' or ')
     if name == 'users':
         return {'', '!'}.isdisjoint(value.split(','))
     if name == 'timeout':
@@ -1046,7 +1044,7 @@ def read_file(path: 'bytes | str') -> 'tuple[posix.stat_result, bytes]':
     descriptor = posix.open(path, posix.O_RDONLY | posix.O_NONBLOCK | posix.O_NOCTTY)
     try:
         status = posix.fstat(descriptor)
-        if status.st_mode & FILE_TYPE != REGULAR_FILE:
+        if not _stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, 'not a regular file')
         data = b''
         while len(data) <= LARGEST_FILE:
@@ -1088,7 +1086,8 @@ class Log:
         if self.shows_answers:
             said = outcome.problem or f'{outcome.verdict}  exit code {outcome.code}'
             milliseconds = f'{seconds * 1000:.0f}'
-            self.write(f'{ANSWER}{outcome.verdict}|{outcome.tool}  {said}  {milliseconds} ms')
+            sign = SIGNS.get(outcome.verdict, BAD)
+            self.write(f'{sign}{outcome.tool}  {said}  {milliseconds} ms')
         elif outcome.problem and outcome.verdict != SKIPPED:
             self.write(f'{outcome.tool}: {outcome.problem}')
 
@@ -1126,8 +1125,8 @@ STOPPED = 128  # exit code of a command that a signal has ended: this plus its n
 STOPPING = (SIGINT, SIGHUP, SIGTERM, SIGQUIT)
 GOOD = '✓'
 BAD = '✗'
+SIGNS = {ACCEPTED: GOOD, SKIPPED: '-'}  # of a tool's answer; all else is BAD
 COLOURS = {GOOD: 32, BAD: 31, '-': 0}
-ANSWER = 'answer='  # how a line begins by which the login of --test tells what a tool has answered
 PLAIN_IN_PATTERNS = frozenset(b'abcdefghijklmnopqrstuvwxyz0123456789.@*_+-=~&%$#?^{}')
 
 
@@ -1141,11 +1140,11 @@ def serve_person(program: str, words: 'list[str]') -> None:
     try:
         code = run_command(program, *words)
         sys.stdout.flush()
-    except Exception as error:
-        code = complain(f'{words[0]}: {describe_error(error)}')
-    except KeyboardInterrupt as stopped:
+    except (KeyboardInterrupt, EOFError) as stopped:
         complain('')  # ends the line with the prompt, or with ^C
         code = STOPPED + (stopped.args or (SIGINT,))[0]
+    except Exception as error:
+        code = complain(f'{words[0]}: {describe_error(error)}')
     finally:
         posix._exit(code)
 
@@ -1166,16 +1165,12 @@ def make_usage(program: str) -> str:
 
 def run_command(program: str, command: str, *operands: str) -> int:
     """Do what the words say; return the exit code. Raises OSError."""
-    import os
-    import stat
-
     shown = printable(command)
-    if file_identity(3) and stat.S_IFMT(os.fstat(3).st_mode) in (stat.S_IFIFO, stat.S_IFSOCK):
+    if file_identity(3) and _stat.S_IFMT(posix.fstat(3).st_mode) in (_stat.S_IFIFO, _stat.S_IFSOCK):
         # Left in a run file, a command would end with 0, and so accept every login.
         return complain(f'{shown}: descriptor 3 is a pipe or socket: not for servers (try 3<&-)')
     if has_changed_ids():
         return complain(f'{shown}: {IDS_DIFFER}')
-    sys.stdout.reconfigure(errors='replace')  # type: ignore[union-attr]
     _signal.signal(SIGPIPE, SIG_DFL)
     if command == '--check' and len(operands) < 2:
         return check(program, operands)
@@ -1199,11 +1194,10 @@ def show(line: str, sign: str = '') -> None:
 
     sign: one of COLOURS, put in front in that colour if this goes to a terminal.
     """
-    import os
     import textwrap
 
-    if sign and os.isatty(1):
-        if not os.environ.get('NO_COLOR'):
+    if sign and posix.isatty(1):
+        if not posix.environ.get(b'NO_COLOR'):
             sign = f'\033[{COLOURS[sign]}m{sign}\033[0m'
         line = f'{sign} {line}'
     print(
@@ -1227,28 +1221,30 @@ def check(program: str, logins: 'tuple[str, ...]') -> int:
     logins: none, or one whose tools are to be shown. Returns 1 if something is wrong.
     """
     import os
+    import shlex
 
     configuration = Configuration()
-    values = [f'{name}={configuration.values[name]}' for name in FILE_SETTINGS]
-    show(f'configuration: {configuration.shown_path}')
-    show(f'settings: {" ".join(values)}')
+    print(f'configuration: {configuration.shown_path}')
+    print(f'settings: {describe_settings(configuration.values, True)}')
     problems = [text + find_advice(line) for text, line in configuration.problems.items()]
+    doubts = []
     for number, tool in enumerate(configuration.tools, 1):
         state = describe_state(tool)
+        where = f'{configuration.shown_path}:{tool.line}: {tool.name}'
+        doubts += [f'warning: {where}: {doubt}' for doubt in find_doubts_about(tool)]
         if state != 'ok':
-            problems.append(f'{configuration.shown_path}:{tool.line}: {tool.name}: {state}')
-        lines = [*describe_tool(tool), f'state: {state}']
+            problems.append(f'{where}: {state}')
+        print(f'\n{number}  {" ".join(shlex.quote(printable(word)) for word in tool.command)}')
+        lines = [describe_settings(tool.settings, False), f'state: {state}']
         for login in logins:
             answer = 'yes' if tool.serves(os.fsencode(login)) else 'no'
             lines.append(f'asked for {printable(login)}: {answer}')
-        print(f'\n{number}  {lines[0]}')
-        for line in lines[1:]:
+        for line in lines:
             show(f'   {line}')
+    doubts += [f'warning: {doubt}' for doubt in find_doubts(configuration, program)]
     print()
-    for problem in problems:
-        show(problem, BAD)
-    for doubt in find_doubts(configuration, program):
-        show(f'warning: {doubt}', BAD)
+    for line in dict.fromkeys(problems + doubts):
+        show(line, BAD)
     if problems:
         show('every login would fail or miss a tool', BAD)
     else:
@@ -1257,17 +1253,16 @@ def check(program: str, logins: 'tuple[str, ...]') -> int:
     return 1 if problems else 0
 
 
-def describe_tool(tool: Tool) -> 'list[str]':
-    """Return what a tool's line says: its name if it has one, its command, and its settings."""
-    import shlex
+def describe_settings(settings: 'dict[str, str]', are_of_file: bool) -> str:
+    """Return settings as they stand in a file, those that it leaves out, too.
 
-    lines = [' '.join(shlex.quote(printable(word)) for word in tool.command)]
-    if tool.settings['name']:
-        lines.insert(0, tool.name)
-    settings = []
-    for name in ('users', 'timeout', 'refused', 'empty'):
-        settings.append(f'{name}={escape(tool.settings[name].encode("latin-1"), 60)}')
-    return [*lines, ' '.join(settings)]
+    are_of_file: whether to name those for the file, or those for a tool.
+    """
+    shown = []
+    for name, value in settings.items():
+        if value and (name in FILE_SETTINGS) == are_of_file:
+            shown.append(f'{name}={escape(value.encode("latin-1"), 60)}')
+    return ' '.join(shown)
 
 
 def describe_state(tool: Tool) -> str:
@@ -1309,16 +1304,15 @@ def find_advice(line: str) -> str:
         return '; it begins with a byte order mark: save the file without one, as plain text'
     if line.endswith('\\'):
         return '; a line cannot be continued'
-    for word in words:
-        if word.startswith((',', '=')) or word.endswith((',', '=')):
-            return '; put no blank before or after a comma or ='
+    if any(wrong in f'{line} ' for wrong in (' ,', ', ', ' =', '= ')):
+        return '; put no blank before or after a comma or ='
     if close:
         return f'; did you mean {close[0]}=?'
     return '; to set a variable for a tool, put /usr/bin/env in front' if unknown.isupper() else ''
 
 
 def find_doubts(configuration: Configuration, program: str) -> 'list[str]':
-    """Return what is no mistake for certain, but should be looked at, each once."""
+    """Return what is no mistake for certain, but should be looked at; some of it twice."""
     import importlib.util
     import os
 
@@ -1338,8 +1332,6 @@ def find_doubts(configuration: Configuration, program: str) -> 'list[str]':
     elif not os.path.exists('/dev/log'):
         doubts.append('there is no system log (/dev/log) here; log=stderr needs none')
     for tool in configuration.tools:
-        where = f'{configuration.shown_path}:{tool.line}: {tool.name}'
-        doubts += [f'{where}: {doubt}' for doubt in find_doubts_about(tool)]
         paths += map(os.fsdecode, find_paths(tool))
     for places, needed, trouble in (
         (paths, 0, 'others can change it, and so have every password'),
@@ -1347,7 +1339,7 @@ def find_doubts(configuration: Configuration, program: str) -> 'list[str]':
         ([program, __file__], 0o005, 'others cannot run it: sessions of other users fail'),
     ):
         doubts += find_doubtful_places(places, needed, trouble)
-    return list(dict.fromkeys(doubts))
+    return doubts
 
 
 def find_doubts_about(tool: Tool) -> 'list[str]':
@@ -1404,7 +1396,6 @@ def find_doubtful_places(paths: 'list[str]', needed: int, trouble: str) -> 'list
     shall be able to change it. trouble: what happens else.
     """
     import os
-    import stat
 
     doubts = []
     for place in [place for path in paths for place in find_way(os.path.abspath(path))]:
@@ -1414,7 +1405,7 @@ def find_doubtful_places(paths: 'list[str]', needed: int, trouble: str) -> 'list
             is_doubtful = mode & needed == 0
         else:
             # A link has all bits. In a folder such as /tmp, nobody replaces what another has there.
-            is_open = mode & OTHERS_CAN_WRITE and not (stat.S_ISLNK(mode) or mode & stat.S_ISVTX)
+            is_open = mode & OTHERS_CAN_WRITE and not (_stat.S_ISLNK(mode) or mode & _stat.S_ISVTX)
             is_doubtful = is_open or status.st_uid not in (0, os.geteuid())
         if is_doubtful:
             doubts.append(f'{printable(place)}: {trouble}')
@@ -1442,8 +1433,7 @@ def find_way(path: str) -> 'list[str]':
 
 def stop(number: int, frame: object) -> None:
     """Handle a signal that asks --test to end; those that come besides say the same."""
-    for one in STOPPING:
-        _signal.signal(one, do_nothing)
+    _signal.pthread_sigmask(SIG_BLOCK, STOPPING)
     raise KeyboardInterrupt(number)
 
 
@@ -1494,10 +1484,7 @@ def ask_password() -> bytes:
 
     if not os.isatty(0):
         return open(0, 'rb', closefd=False).readline().rstrip(b'\n')
-    try:
-        return os.fsencode(getpass.getpass())
-    except EOFError:
-        raise KeyboardInterrupt from None
+    return os.fsencode(getpass.getpass())
 
 
 def make_triple(login: str, password: bytes) -> bytes:
@@ -1513,26 +1500,24 @@ def run_login(program: str, triple: bytes, *prog: str) -> int:
     That of a login that a signal has ended is 128 plus its number. Raises OSError, and
     KeyboardInterrupt once the login and its tools are gone.
     """
-    import os
-
     sys.stdout.flush()
     with Pipe() as given, Pipe() as answers:
-        os.write(given.writer, triple)
-        given.close(given.writer)
-        leader = os.fork()
+        posix.write(given.writer, triple)
+        given.close_writer()
+        leader = posix.fork()
         if leader == 0:
             lead_login([program, f'{TEST}{answers.writer}', *prog], given.reader, answers.writer)
-        answers.close(answers.writer)
+        answers.close_writer()
         with open(answers.reader, 'rb', closefd=False) as lines:
             try:
                 for number, line in enumerate(lines, 1):
-                    show_answer(number, line.decode().rstrip())
+                    show_answer(number, line.decode().partition(': ')[2].rstrip())
             except KeyboardInterrupt:
                 for target in (leader, -leader):
                     send_signal(target, SIGTERM)
                 lines.read()  # until the login, which ends its tool, is gone
                 raise
-        return os.waitpid(leader, 0)[1] >> 8
+        return posix.waitpid(leader, 0)[1] >> 8
 
 
 def lead_login(words: 'list[str]', triple: int, answers: int) -> None:
@@ -1543,42 +1528,37 @@ def lead_login(words: 'list[str]', triple: int, answers: int) -> None:
 
     words: its command. triple: becomes its descriptor 3. answers: it inherits that.
     """
-    import os
     import subprocess
 
     code = TRY_LATER
     try:
-        os.setsid()
+        posix.setsid()
         _signal.signal(SIGCHLD, SIG_DFL)
-        os.dup2(triple, 3)
+        posix.dup2(triple, 3)
         login = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL if os.isatty(2) else None,
+            stderr=subprocess.DEVNULL if posix.isatty(2) else None,
             pass_fds=(3, answers),
         )
-        for number in STOPPING:  # the login shall end, and then this
-            _signal.signal(number, SIG_IGN)
+        _signal.pthread_sigmask(SIG_BLOCK, STOPPING)  # the login shall end, and then this
         code = login.wait()
         if code < 0:
             code = STOPPED - code
     except OSError as error:
         complain(f'{printable(words[0])}: {error.strerror}')
     finally:
-        os._exit(code)
+        posix._exit(code)
 
 
-def show_answer(number: int, line: str) -> None:
-    """Show what a login says: what a tool has answered, or what the log would get.
+def show_answer(number: int, said: str) -> None:
+    """Show what a login says: what a tool has answered, behind a sign, or what the log would get.
 
     number: of the line, and so of the tool, as the answers come first.
     """
-    said = line.partition(': ')[2]
-    verdict, is_answer, answer = said.removeprefix(ANSWER).partition('|')
-    if is_answer:
-        sign = {ACCEPTED: GOOD, SKIPPED: '-'}.get(verdict, BAD)
-        show(f'{number}  {answer}', sign)
+    if said[0] in COLOURS:
+        show(f'{number}  {said[1:]}', said[0])
     else:
         show(f'the log: {said}')
 
