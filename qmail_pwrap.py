@@ -346,7 +346,7 @@ class Login:
     def find_reason_to_skip(self, tool: 'Tool') -> str:
         """Return why a tool may not see this login's password; empty if it may."""
         if not tool.serves(self.name):
-            return 'its users= does not name this login'
+            return 'not in its users='
         # LDAP servers take an empty password for an anonymous bind, which succeeds (RFC 4513).
         if not (self.has_password or self.is_lookup or tool.settings['empty'] == '1'):
             return 'the password is empty'
