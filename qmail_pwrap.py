@@ -1457,7 +1457,7 @@ def try_login(program: str, login: str) -> int:
     triple = make_triple(login, ask_password())
     show(AS_USER.format(os.geteuid()))
     print('\nwith prog true (qmail-smtpd, qpsmtpd, Dovecot):')
-    code = run_login(program, triple, 'true')
+    code = run_login(program, triple, find_true())
     if code == ACCEPT:
         print('\nwith a session (qmail-popup, authup):')
         if run_login(program, triple, '/usr/bin/env', 'true') != ACCEPT:
@@ -1470,7 +1470,7 @@ def try_login(program: str, login: str) -> int:
     triple = make_triple(login, os.urandom(16).hex().encode())
     if len(triple) > TRIPLE_LIMIT:
         show('not asked: no room for one beside so long a login')
-    elif run_login(program, triple, 'true') == ACCEPT:
+    elif run_login(program, triple, find_true()) == ACCEPT:
         show('THIS LETS EVERYBODY IN', BAD)
         code = MISUSED
     print(f'\nthe exit code: {code}')
