@@ -92,11 +92,10 @@ CANNOT_RUN = 'cannot run'  # no program, or its interpreter is missing
 SKIPPED = 'skipped'  # the tool does not serve this login
 
 SAID_OF_A_LOOKUP = {ACCEPTED: 'found', REJECTED: 'unknown'}  # nobody has logged in
-LEVELS = {  # of what the log says; all else is a warning
-    'accepted': syslog.LOG_INFO,
-    'found': syslog.LOG_INFO,
-    'unknown': syslog.LOG_INFO,
-    'rejected': syslog.LOG_NOTICE,
+LEVELS = {  # of what the log says; all else is for information
+    REJECTED: syslog.LOG_NOTICE,
+    TEMPORARY: syslog.LOG_WARNING,
+    DISABLED: syslog.LOG_WARNING,
 }
 
 # What ends the wait for a tool.
@@ -127,7 +126,7 @@ def main(program: str) -> None:
     """
     words = sys.argv[1:]
     first = words[0] if words else ''
-    if first.startswith('--') or first == '-h':
+    if first.startswith('--'):
         serve_person(program, words)  # and exit
     log = Log()
     login = None
@@ -140,13 +139,14 @@ def main(program: str) -> None:
             log.write(f'{INTERNAL}* is refused: real and effective user or group differ')
         elif first.startswith(REPORT):
             code = report_and_become(first, words[1:], log)
-        elif not first.startswith(INTERNAL) and posix.isatty(2) and not file_identity(3):
-            code = complain(make_usage(program))
+        elif posix.isatty(2) and not file_identity(3):  # a person, not a server
+            code = complain(USAGE)
         else:
             if first.startswith(TEST):
                 log.shows_answers = True
                 log.descriptor = int(words.pop(0)[len(TEST) :])
                 posix.set_inheritable(log.descriptor, False)  # no tool shall have it
+                stay_behind()
             login = Login(program, words or [find_true()], log)
             code = login.decide()
             if code < 0:
@@ -174,7 +174,7 @@ def describe_error(error: BaseException) -> str:
     while trace:
         line = trace.tb_lineno
         trace = trace.tb_next
-    why = getattr(error, 'strerror', None) or 'please report it'  # such as "Too many open files"
+    why = getattr(error, 'strerror', 'please report it')  # such as "Too many open files"
     return f'{type(error).__name__} in line {line}: {why}'
 
 
@@ -263,15 +263,14 @@ class Login:
         if self.is_lookup:
             result = SAID_OF_A_LOOKUP.get(result, result)
         address = next(filter(None, map(posix.environ.get, ADDRESSES)), b'-')
-        code = ''
-        if outcome.verdict not in (ACCEPTED, DISABLED):
-            code = f' code={outcome.code}'
+        lets_in = outcome.verdict in (ACCEPTED, DISABLED)
+        code = '' if lets_in else f' code={outcome.code}'
         milliseconds = (time.monotonic() - self.started) * 1000
         # What the network chose stands last, so that nothing in it can be taken for a field.
         self.log.write(
             f'result={result} ip={escape(address, 60)} tool={outcome.tool}{code}'
             f' ms={milliseconds:.0f} user="{escape(self.name, 600)}"',
-            LEVELS.get(result, syslog.LOG_WARNING),
+            LEVELS.get(result, syslog.LOG_INFO),
         )
         self.is_decided = True
 
@@ -306,8 +305,9 @@ class Login:
                     return None
                 self.size += count
         except OSError as error:
-            problem = f'descriptor 3 is not open, or cannot be read: {error.strerror}'
-            return Outcome(problem, code=MISUSED)
+            return Outcome(
+                f'descriptor 3 is not open, or cannot be read: {error.strerror}', code=MISUSED
+            )
         return Outcome('', REJECTED, REJECT)  # too long
 
     # The chain -----------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ class Login:
                 self.log.show_answer(Outcome(f'skipped: {reason}', SKIPPED, tool=tool.name), 0)
                 continue
             self.supervisor.pass_signals_on()
-            if self.supervisor.interrupted or self.supervisor.child != 0:
+            if self.supervisor.interrupted or self.supervisor.child is not None:
                 break  # a signal came, or the last tool could not be killed
             outcome = self.ask(tool)
             if outcome.verdict == ACCEPTED:
@@ -360,7 +360,8 @@ class Login:
         Returns the answer; behind an accepted one, the session has begun, or is over.
         """
         since = time.monotonic()
-        with Pipe() as triple, Pipe(posix.O_NONBLOCK) as report, Pipe() as answer:
+        needs_report = self.has_session
+        with Pipe() as triple, Pipe(needs_report) as report, Pipe(needs_report) as answer:
             posix.write(triple.writer, memoryview(self.triple)[: self.size])  # a pipe holds it
             triple.close_writer()
             step = self.make_step(report, answer)
@@ -368,11 +369,11 @@ class Login:
             try:
                 self.supervisor.start(command, self.environment, triple.reader)
                 if step:
-                    # For wait_for_session(), and now, while the tool works: there, without
+                    # For end_by_signal(), and now, while the tool works: there, without
                     # descriptors, nothing can be imported.
                     import resource  # noqa: F401
                 limit = int(tool.settings['timeout'])
-                event = self.supervisor.wait(limit, report.reader, ''.join(step[1:]))
+                event = self.supervisor.wait(limit, report, ''.join(step[1:]))
                 outcome = self.judge(tool, event, triple.reader)
             except OSError as error:
                 outcome = judge_failed_start(error)
@@ -382,7 +383,8 @@ class Login:
                 # Log first, then answer: there is no session that nothing has logged. Should the
                 # report step have died meanwhile, the tool's end is that of the session.
                 self.end(outcome)
-                posix.write(answer.writer, b'+')
+                if step:
+                    posix.write(answer.writer, b'+')
         return outcome
 
     def make_step(self, report: 'Pipe', answer: 'Pipe') -> 'list[str]':
@@ -392,12 +394,14 @@ class Login:
         """
         if not self.has_session:
             return []
+        posix.set_blocking(report.reader, False)
         posix.set_inheritable(report.writer, True)
         posix.set_inheritable(answer.reader, True)
         # What --test hears on, no tool inherits.
-        descriptor = 2 if self.log.shows_answers else self.log.descriptor
-        group = posix.getpgrp()
-        argument = make_report_argument(report.writer, answer.reader, group, descriptor)
+        log_descriptor = 2 if self.log.shows_answers else self.log.descriptor
+        argument = make_report_argument(
+            report.writer, answer.reader, posix.getpgrp(), log_descriptor
+        )
         return [self.program, argument]
 
     def judge(self, tool: 'Tool', event: str, triple_reader: int) -> Outcome:
@@ -463,9 +467,8 @@ def forget_strangers_variables() -> 'list[str]':
 
 def judge_failed_start(error: OSError) -> Outcome:
     """Return the outcome of a tool that could not be started."""
-    if error.errno in (errno.EAGAIN, errno.ENOMEM):
-        return Outcome(f'cannot be started: {error.strerror}')
-    return Outcome(f'cannot run: {error.strerror}', CANNOT_RUN)
+    lacks_resources = error.errno in (errno.EAGAIN, errno.ENOMEM)
+    return Outcome(f'cannot run: {error.strerror}', TEMPORARY if lacks_resources else CANNOT_RUN)
 
 
 def name_signal(number: int) -> str:
@@ -479,7 +482,10 @@ def name_signal(number: int) -> str:
 
 
 def end_by_signal(number: int) -> None:
-    """End by a signal, whatever was done about it before."""
+    """End by a signal, whatever was done about it before, but without a core file."""
+    import resource  # it is loaded if there was a session
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if number != SIGKILL:
         _signal.signal(number, SIG_DFL)
     _signal.pthread_sigmask(SIG_UNBLOCK, [number])
@@ -544,22 +550,23 @@ def restore_environment() -> 'dict[bytes, bytes]':
 class Pipe:
     """A pipe, closed at the end of a with block. No child inherits it unless somebody says so."""
 
-    def __init__(self, flags: int = 0) -> None:
-        """Make it. flags: such as O_NONBLOCK. Raises OSError."""
-        self.reader, self.writer = posix.pipe2(posix.O_CLOEXEC | flags)
-        self.writer_is_open = True
+    def __init__(self, is_needed: bool = True) -> None:
+        """Make it, if it is needed. Raises OSError."""
+        self.open_ends: 'list[int]' = []
+        if is_needed:
+            self.reader, self.writer = posix.pipe()
+            self.open_ends = [self.reader, self.writer]
 
     def __enter__(self) -> 'Pipe':
         return self
 
     def __exit__(self, *_: object) -> None:
-        posix.close(self.reader)
-        if self.writer_is_open:
-            self.close_writer()
+        for end in self.open_ends:
+            posix.close(end)
 
     def close_writer(self) -> None:
-        """Close the writing end, which is open, so that readers see an end."""
-        self.writer_is_open = False
+        """Close the writing end, so that readers see an end."""
+        self.open_ends.remove(self.writer)
         posix.close(self.writer)
 
 
@@ -609,7 +616,7 @@ def become(prog: 'list[str]', environment: 'dict[bytes, bytes]', log: 'Log') -> 
     """
     for number in IGNORED_BY_PYTHON:
         _signal.signal(number, SIG_DFL)
-    name = ''.join(prog[:1])  # a tool may have lost it
+    name = prog[0] if prog else ''  # a tool may have lost it
     folders = ['']
     if '/' not in name:
         path = environment.get(b'PATH', b'/bin:/usr/bin')
@@ -618,7 +625,7 @@ def become(prog: 'list[str]', environment: 'dict[bytes, bytes]', log: 'Log') -> 
     for folder in folders:
         try:
             posix.execve(f'{folder}/{name}' if folder else name, prog, environment)
-        except (FileNotFoundError, NotADirectoryError, ValueError):  # the last for an empty name
+        except (FileNotFoundError, ValueError):  # the latter for an empty name
             pass
         except OSError as error:
             why = f'{error.strerror}'
@@ -650,7 +657,7 @@ class Supervisor:
     enough then, and needs no descriptor.
     """
 
-    child = 0  # the process that was started and has not been reaped; 0 if there is none
+    child: 'int | None' = None  # the process that was started and has not been reaped
     group = 0  # the process group that was made for it
     code = TRY_LATER  # of the child that ended last: its exit code, or minus a signal
     interrupted = False  # a signal has come that is meant for prog
@@ -658,12 +665,13 @@ class Supervisor:
     def __init__(self, gives_up_on_signal: bool) -> None:
         self.gives_up_on_signal = gives_up_on_signal  # --test: a person wants an end
         self.leads_its_group = posix.getpgrp() == posix.getpid()
-        self.wake_up = Pipe(posix.O_NONBLOCK)
+        self.wake_up = Pipe()
+        for end in self.wake_up.open_ends:
+            posix.set_blocking(end, False)
         _signal.set_wakeup_fd(self.wake_up.writer, warn_on_full_buffer=False)
-        self.handled = [SIGCHLD]
-        for number in SIGNALS_FOR_PROG:
-            if _signal.getsignal(number) != SIG_IGN:  # ignored here, it is ignored in prog
-                self.handled.append(number)
+        # What is ignored here is ignored in prog.
+        passed = [number for number in SIGNALS_FOR_PROG if _signal.getsignal(number) != SIG_IGN]
+        self.handled = [SIGCHLD, *passed]
         for number in self.handled:
             _signal.signal(number, do_nothing)
         # With SIGCHLD ignored or blocked, as some servers leave it, no end would ever be seen.
@@ -705,11 +713,10 @@ class Supervisor:
         """
         return not self.leads_its_group and join_group(posix.getpid())
 
-    def wait(self, seconds: int, report: 'int | None' = None, argument: str = '') -> str:
+    def wait(self, seconds: int, report: 'Pipe | None' = None, argument: str = '') -> str:
         """Wait for the child. Return REPORTED, ENDED or TIMED_OUT.
 
-        seconds: the time limit, 0 for none. report: the reading end of a pipe, if there may be a
-        report. argument: what is one.
+        seconds: the time limit, 0 for none. report, argument: of the report step, if there is one.
         """
         deadline = time.monotonic() + (seconds or NO_LIMIT)
         poller = select.poll()
@@ -719,10 +726,10 @@ class Supervisor:
             self.pass_signals_on()
             has_ended = self.reap()
             # Reaped first, read second: of a tool that has ended, the report is in the pipe by now.
-            if report is not None:
-                poller.register(report, select.POLLIN)
-                heard = (heard + read_available(report))[-len(argument) :]
-                if argument and heard == argument.encode():
+            if report and argument:
+                poller.register(report.reader, select.POLLIN)
+                heard = (heard + read_available(report.reader))[-len(argument) :]
+                if heard == argument.encode():
                     return REPORTED
             if has_ended:
                 return ENDED
@@ -740,12 +747,12 @@ class Supervisor:
 
     def reap(self) -> bool:
         """Take the end of the child if it has ended; tell whether none runs any more."""
-        if self.child != 0:
+        if self.child is not None:
             pid, status = posix.waitpid(self.child, posix.WNOHANG)
             if pid != 0:
-                self.child = 0
+                self.child = None
                 self.code = posix.waitstatus_to_exitcode(status)
-        return self.child == 0
+        return self.child is None
 
     def give_up(self) -> bool:
         """End the child and its process group, and tell whether the child is gone.
@@ -768,11 +775,8 @@ class Supervisor:
         This process holds no descriptor meanwhile, so that what the session closes is closed.
         Returns its exit code, or minus the signal that ended it.
         """
-        if self.child == 0:
+        if self.child is None:
             return self.code
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the session's signal may leave one
         _signal.pthread_sigmask(SIG_BLOCK, self.handled)
         _signal.set_wakeup_fd(-1)
         self.pass_signals_on()  # those that came before they were blocked
@@ -781,7 +785,7 @@ class Supervisor:
         while not self.reap():
             number = _signal.sigwait(self.handled)
             if number != SIGCHLD:
-                send_signal(self.child, number)
+                send_signal(self.child, SIGKILL if self.gives_up_on_signal else number)
         return self.code
 
 
@@ -789,10 +793,10 @@ def do_nothing(number: int, frame: object) -> None:
     """Handle a signal: its number stands in the wake-up pipe by now."""
 
 
-def send_signal(target: int, number: int) -> None:
-    """Send a signal to a process, or to the group -target; to nobody if target is 0."""
+def send_signal(target: 'int | None', number: int) -> None:
+    """Send a signal to a process, or to the group -target, if there is one."""
     try:
-        if target != 0:  # to kill(2), 0 is this process's own group
+        if target is not None:
             posix.kill(target, number)
     except OSError:  # it is gone, or has changed its uid
         pass
@@ -1085,9 +1089,8 @@ class Log:
         """Write what is wrong with a tool's answer; for --test, whatever it is."""
         if self.shows_answers:
             said = outcome.problem or f'{outcome.verdict}  exit code {outcome.code}'
-            milliseconds = f'{seconds * 1000:.0f}'
             sign = SIGNS.get(outcome.verdict, BAD)
-            self.write(f'{sign}{outcome.tool}  {said}  {milliseconds} ms')
+            self.write(f'{sign}{outcome.tool}  {said}  {seconds * 1000:.0f} ms')
         elif outcome.problem and outcome.verdict != SKIPPED:
             self.write(f'{outcome.tool}: {outcome.problem}')
 
@@ -1110,15 +1113,15 @@ def escape(data: bytes, limit: int) -> str:
 # --------------------------------------------------------------------------------------------------
 # For people: --check, --test, --version, --help. No login comes here.
 
-USAGE = """{program} [prog [arg ...]]
+USAGE = f"""qmail-pwrap [prog [arg ...]]
     for mail servers, which write a login to descriptor 3: try the tools in
-    $PWRAP_CONF, else in {configuration}
-{program} --check [LOGIN]
+    $PWRAP_CONF, else in {CONFIGURATION}
+qmail-pwrap --check [LOGIN]
     tell what is wrong with the configuration, and which tools LOGIN would get
-{program} --test LOGIN
+qmail-pwrap --test LOGIN
     try a login, and show what each tool says
-{program} --version
-{program} --help"""
+qmail-pwrap --version
+qmail-pwrap --help"""
 WIDTH = 80  # columns
 AS_USER = 'this is as uid {} has it: run it as the user of the mail server, too'
 STOPPED = 128  # exit code of a command that a signal has ended: this plus its number
@@ -1142,7 +1145,7 @@ def serve_person(program: str, words: 'list[str]') -> None:
         sys.stdout.flush()
     except (KeyboardInterrupt, EOFError) as stopped:
         complain('')  # ends the line with the prompt, or with ^C
-        code = STOPPED + (stopped.args or (SIGINT,))[0]
+        code = STOPPED + [*stopped.args, SIGINT][0]
     except Exception as error:
         code = complain(f'{words[0]}: {describe_error(error)}')
     finally:
@@ -1158,11 +1161,6 @@ def complain(line: str) -> int:
     return MISUSED
 
 
-def make_usage(program: str) -> str:
-    """Return how this is used."""
-    return USAGE.format(program=printable(program), configuration=CONFIGURATION)
-
-
 def run_command(program: str, command: str, *operands: str) -> int:
     """Do what the words say; return the exit code. Raises OSError."""
     shown = printable(command)
@@ -1176,9 +1174,9 @@ def run_command(program: str, command: str, *operands: str) -> int:
         return check(program, operands)
     if command == '--test' and len(operands) == 1:
         return try_login(program, *operands)
-    if command not in ('--version', '--help', '-h') or operands:
-        return complain(f'{shown}: not a command in this form\n{make_usage(program)}')
-    print(f'qmail_pwrap {VERSION}' if command == '--version' else make_usage(program))
+    if command not in ('--version', '--help') or operands:
+        return complain(f'{shown}: not a command in this form\n{USAGE}')
+    print(f'qmail_pwrap {VERSION}' if command == '--version' else USAGE)
     return 0
 
 
@@ -1225,8 +1223,7 @@ def check(program: str, logins: 'tuple[str, ...]') -> int:
 
     configuration = Configuration()
     print(f'configuration: {configuration.shown_path}')
-    print(f'settings: {describe_settings(configuration.values, True)}')
-    problems = [text + find_advice(line) for text, line in configuration.problems.items()]
+    problems = [text + find_advice(text, line) for text, line in configuration.problems.items()]
     doubts = []
     for number, tool in enumerate(configuration.tools, 1):
         state = describe_state(tool)
@@ -1234,13 +1231,18 @@ def check(program: str, logins: 'tuple[str, ...]') -> int:
         doubts += [f'warning: {where}: {doubt}' for doubt in find_doubts_about(tool)]
         if state != 'ok':
             problems.append(f'{where}: {state}')
-        print(f'\n{number}  {" ".join(shlex.quote(printable(word)) for word in tool.command)}')
-        lines = [describe_settings(tool.settings, False), f'state: {state}']
+        settings = [
+            f'{name}={escape(value.encode("latin-1"), 60)}'
+            for name, value in tool.settings.items()
+            if value and name not in FILE_SETTINGS
+        ]
+        print()
+        show(f'{number}  {" ".join(shlex.quote(printable(word)) for word in tool.command)}')
+        show(f'   {" ".join(settings)}')
+        show(f'   state: {state}')
         for login in logins:
             answer = 'yes' if tool.serves(os.fsencode(login)) else 'no'
-            lines.append(f'asked for {printable(login)}: {answer}')
-        for line in lines:
-            show(f'   {line}')
+            show(f'   asked for {printable(login)}: {answer}')
     doubts += [f'warning: {doubt}' for doubt in find_doubts(configuration, program)]
     print()
     for line in dict.fromkeys(problems + doubts):
@@ -1251,18 +1253,6 @@ def check(program: str, logins: 'tuple[str, ...]') -> int:
         show('the configuration is good', GOOD)
     show(AS_USER.format(os.geteuid()))
     return 1 if problems else 0
-
-
-def describe_settings(settings: 'dict[str, str]', are_of_file: bool) -> str:
-    """Return settings as they stand in a file, those that it leaves out, too.
-
-    are_of_file: whether to name those for the file, or those for a tool.
-    """
-    shown = []
-    for name, value in settings.items():
-        if value and (name in FILE_SETTINGS) == are_of_file:
-            shown.append(f'{name}={escape(value.encode("latin-1"), 60)}')
-    return ' '.join(shown)
 
 
 def describe_state(tool: Tool) -> str:
@@ -1292,12 +1282,11 @@ def describe_state(tool: Tool) -> str:
     return 'ok'
 
 
-def find_advice(line: str) -> str:
+def find_advice(problem: str, line: str) -> str:
     """Return what to do about a line that is wrong, if a common mistake can be told; or nothing."""
     import difflib
 
-    words = line.split()
-    names = [word.partition('=')[0] for word in words]
+    names = [word.partition('=')[0] for word in line.split()]
     unknown = ''.join([name for name in names if name not in DEFAULTS][:1])
     close = difflib.get_close_matches(unknown.lower(), DEFAULTS, 1)
     if line.startswith(('\xef\xbb\xbf', '\xff\xfe', '\xfe\xff')):
@@ -1306,9 +1295,11 @@ def find_advice(line: str) -> str:
         return '; a line cannot be continued'
     if any(wrong in f'{line} ' for wrong in (' ,', ', ', ' =', '= ')):
         return '; put no blank before or after a comma or ='
-    if close:
-        return f'; did you mean {close[0]}=?'
-    return '; to set a variable for a tool, put /usr/bin/env in front' if unknown.isupper() else ''
+    if 'unknown setting' not in problem:
+        return ''
+    if unknown.isupper():
+        return '; to set a variable for a tool, put /usr/bin/env in front'
+    return f'; did you mean {close[0]}=?' if close else ''
 
 
 def find_doubts(configuration: Configuration, program: str) -> 'list[str]':
@@ -1333,12 +1324,13 @@ def find_doubts(configuration: Configuration, program: str) -> 'list[str]':
         doubts.append('there is no system log (/dev/log) here; log=stderr needs none')
     for tool in configuration.tools:
         paths += map(os.fsdecode, find_paths(tool))
-    for places, needed, trouble in (
+    doubts += find_doubts_about_patterns(values['users'])
+    for files, needed, trouble in (
         (paths, 0, 'others can change it, and so have every password'),
-        ([file], 0o055, 'only its owner can read it: a server of another user fails with 111'),
-        ([program, __file__], 0o005, 'others cannot run it: sessions of other users fail'),
+        ([file], 0o004, 'not everybody can read it: a server of another user gets 111'),
+        ([program, __file__], 0o005, 'not everybody can run it: sessions of other users fail'),
     ):
-        doubts += find_doubtful_places(places, needed, trouble)
+        doubts += find_doubtful_places(files, needed, trouble)
     return doubts
 
 
@@ -1346,8 +1338,20 @@ def find_doubts_about(tool: Tool) -> 'list[str]':
     """Return what can hardly be meant in a tool's line."""
     import os
 
+    doubts = find_doubts_about_patterns(tool.settings['users'])
+    for word in tool.command[1:]:
+        if word in (b'|', b'||', b'&', b'&&', b';') or word.lstrip(b'012')[:1] in (b'>', b'<'):
+            doubts.append(f'{escape(word, 99)} is an argument: no shell runs here')
+    for path in find_paths(tool):
+        if path not in tool.command and not os.path.exists(path):
+            doubts.append(f'{printable(path)} is not there')
+    return doubts
+
+
+def find_doubts_about_patterns(users: str) -> 'list[str]':
+    """Return what can hardly be meant in the patterns of users=."""
     doubts = []
-    for pattern in tool.patterns:
+    for pattern in users.encode('latin-1').lower().split(b','):
         name = pattern.removeprefix(b'!')
         doubt = ''
         if not PLAIN_IN_PATTERNS.issuperset(name):
@@ -1358,21 +1362,16 @@ def find_doubts_about(tool: Tool) -> 'list[str]':
             doubt = 'has no @: for a domain, write *@DOMAIN'
         if doubt:
             doubts.append(f'the pattern {escape(name, 99)} {doubt}')
-    for word in tool.command[1:]:
-        if word in (b'|', b'||', b'&', b'&&', b';') or word.lstrip(b'012')[:1] in (b'>', b'<'):
-            doubts.append(f'{escape(word, 99)} is an argument: no shell runs here')
-    for path in find_paths(tool):
-        if not os.path.exists(path):
-            doubts.append(f'{printable(path)} is not there')
     return doubts
 
 
 def find_paths(tool: Tool) -> 'list[bytes]':
-    """Return the absolute paths in a tool's command, also those behind =, as in PATH=/bin:/sbin."""
+    """Return the absolute paths in a tool's command, also those behind "=", but no lists."""
     paths = []
     for word in tool.command:
-        pieces = [word, *word.partition(b'=')[2].split(b':')]
-        paths += [piece for piece in pieces if piece.startswith(b'/')]
+        path = word if word.startswith(b'/') else word.partition(b'=')[2]
+        if path.startswith(b'/') and b':' not in path:
+            paths.append(path)
     return paths
 
 
@@ -1380,52 +1379,56 @@ def is_fresh(form: str) -> bool:
     """Tell whether a compiled form is that of the script."""
     import importlib.util
 
-    hash_of_source = slice(8, 16)  # of a compiled form (PEP 552)
     try:
         _, source = read_file(__file__)
         _, compiled = read_file(form)
     except OSError:
         return False
-    return compiled[hash_of_source] == importlib.util.source_hash(source)
+    return compiled[8:16] == importlib.util.source_hash(source)  # where it stands by PEP 552
 
 
-def find_doubtful_places(paths: 'list[str]', needed: int, trouble: str) -> 'list[str]':
+def find_doubtful_places(files: 'list[str]', needed: int, trouble: str) -> 'list[str]':
     """Return which places on the way to files have a mode or owner that they should not have.
 
-    needed: of these bits of its mode, each has to have one. If none are, only root and this user
-    shall be able to change it. trouble: what happens else.
+    needed: the bits that the mode of each file has to have; its folders may be entered then. With
+    none, only root and this user shall be able to change the places. trouble: what happens else.
     """
     import os
 
     doubts = []
-    for place in [place for path in paths for place in find_way(os.path.abspath(path))]:
+    for place in find_ways(files):
         status = os.lstat(place)
         mode = status.st_mode
-        if needed:
-            is_doubtful = mode & needed == 0
-        else:
-            # A link has all bits. In a folder such as /tmp, nobody replaces what another has there.
-            is_open = mode & OTHERS_CAN_WRITE and not (_stat.S_ISLNK(mode) or mode & _stat.S_ISVTX)
-            is_doubtful = is_open or status.st_uid not in (0, os.geteuid())
+        is_folder = _stat.S_ISDIR(mode)
+        wanted = 0o001 if is_folder else needed
+        is_doubtful = mode & wanted != wanted
+        if not needed:
+            # In a folder such as /tmp, nobody can replace what another has there.
+            is_open = is_folder and not mode & _stat.S_ISVTX or _stat.S_ISREG(mode)
+            is_doubtful = is_open and mode & OTHERS_CAN_WRITE != 0
+            is_doubtful = is_doubtful or status.st_uid not in (0, os.geteuid())
         if is_doubtful:
             doubts.append(f'{printable(place)}: {trouble}')
     return doubts
 
 
-def find_way(path: str) -> 'list[str]':
-    """Return a file and all folders and links on the way to it, wherever they lead.
+def find_ways(paths: 'list[str]') -> 'list[str]':
+    """Return files and all folders and links on the way to them, wherever they lead.
 
     What is not there is left out.
     """
     import os
 
     way = []
-    folder = os.path.dirname(path)
-    if os.path.exists(path):
-        way.append(path)
-        if os.path.islink(path):
-            way += find_way(os.path.join(os.path.realpath(folder), os.readlink(path)))
-    return way if folder == path else way + find_way(folder)
+    for path in map(os.path.abspath, paths):
+        folder = os.path.dirname(path)
+        if os.path.exists(path):
+            way.append(path)
+            if os.path.islink(path):
+                way += find_ways([os.path.join(os.path.realpath(folder), os.readlink(path))])
+        if folder != path:
+            way += find_ways([folder])
+    return way
 
 
 # --test -------------------------------------------------------------------------------------------
@@ -1446,12 +1449,13 @@ def try_login(program: str, login: str) -> int:
     Raises OSError, and KeyboardInterrupt if a signal has ended this.
     """
     import os
-    import resource
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core file may hold the password
     reserve_descriptors()
+    _signal.signal(SIGCHLD, SIG_DFL)
     for number in STOPPING:
         _signal.signal(number, stop)
+    if Configuration().values['auth'] == '0':
+        show('auth=0: everybody is let in; the tools are asked all the same', BAD)
     os.environ['AUTH'] = '1'
     os.environ.pop('AUTHORIZED', None)
     triple = make_triple(login, ask_password())
@@ -1494,62 +1498,51 @@ def make_triple(login: str, password: bytes) -> bytes:
     return (b'%s\0%s\0<%d@test>\0' % (os.fsencode(login), password, os.getpid()))[:2000]
 
 
+def stay_behind() -> None:
+    """In the process that --test has started: go on in a child, and exit as that does.
+
+    The login is to lead neither session nor process group, as a server's child does not: see
+    Supervisor.enter_own_group(). The process that leads both is there to be waited for.
+    """
+    login = posix.fork()
+    if login != 0:
+        _signal.pthread_sigmask(SIG_BLOCK, STOPPING)  # the login shall end, and then this
+        _, status = posix.waitpid(login, 0)
+        code = posix.waitstatus_to_exitcode(status)
+        posix._exit(code if code >= 0 else STOPPED - code)
+
+
 def run_login(program: str, triple: bytes, *prog: str) -> int:
     """Run this program as a server does, and show what it says; return its exit code.
 
     That of a login that a signal has ended is 128 plus its number. Raises OSError, and
     KeyboardInterrupt once the login and its tools are gone.
     """
-    sys.stdout.flush()
+    import subprocess
+
     with Pipe() as given, Pipe() as answers:
         posix.write(given.writer, triple)
         given.close_writer()
-        leader = posix.fork()
-        if leader == 0:
-            lead_login([program, f'{TEST}{answers.writer}', *prog], given.reader, answers.writer)
-        answers.close_writer()
-        with open(answers.reader, 'rb', closefd=False) as lines:
-            try:
-                for number, line in enumerate(lines, 1):
-                    show_answer(number, line.decode().partition(': ')[2].rstrip())
-            except KeyboardInterrupt:
-                for target in (leader, -leader):
-                    send_signal(target, SIGTERM)
-                lines.read()  # until the login, which ends its tool, is gone
-                raise
-        return posix.waitpid(leader, 0)[1] >> 8
-
-
-def lead_login(words: 'list[str]', triple: int, answers: int) -> None:
-    """In a new process: leave the terminal, run a login, and exit as it does.
-
-    The login is a process of its own, as it must lead neither session nor group: see
-    Supervisor.enter_own_group(). This one is there to be waited for.
-
-    words: its command. triple: becomes its descriptor 3. answers: it inherits that.
-    """
-    import subprocess
-
-    code = TRY_LATER
-    try:
-        posix.setsid()
-        _signal.signal(SIGCHLD, SIG_DFL)
-        posix.dup2(triple, 3)
-        login = subprocess.Popen(
-            words,
+        posix.dup2(given.reader, 3)
+        process = subprocess.Popen(
+            [program, f'{TEST}{answers.writer}', *prog],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL if posix.isatty(2) else None,
-            pass_fds=(3, answers),
+            start_new_session=True,
+            pass_fds=(3, answers.writer),
         )
-        _signal.pthread_sigmask(SIG_BLOCK, STOPPING)  # the login shall end, and then this
-        code = login.wait()
-        if code < 0:
-            code = STOPPED - code
-    except OSError as error:
-        complain(f'{printable(words[0])}: {error.strerror}')
-    finally:
-        posix._exit(code)
+        answers.close_writer()
+        try:
+            with open(answers.reader, 'rb', closefd=False) as lines:
+                for number, line in enumerate(lines, 1):
+                    show_answer(number, line.decode().partition(': ')[2].rstrip())
+            return process.wait()
+        except KeyboardInterrupt:
+            while process.poll() is None:
+                send_signal(-process.pid, SIGTERM)  # again, as the login is elsewhere for moments
+                time.sleep(0.05)
+            raise
 
 
 def show_answer(number: int, said: str) -> None:
