@@ -73,7 +73,7 @@ endef
 # finds an old file or a new one, and a compiled form counts only for the script that it was made from.
 define INSTALL
 check PYTHON "$$python"
-shebang="#!$$python -IS"
+shebang="#!$$python -ISXutf8"
 test $${#shebang} -le 127 || refuse 'PYTHON is too long for the first line of a program'
 newest=$$("$$python" -IS -c 'import sys; print(sys.version_info >= (3, 9))' </dev/null 2>/dev/null) || true
 test "$$newest" = True || refuse "PYTHON=$$python is not a Python 3.9 or newer"
@@ -157,32 +157,47 @@ printf '%s\n' '#!/bin/sh' "# $$mark" 'exit 101' >"$$policy.new"
 chmod 0755 "$$policy.new"
 mv "$$policy.new" "$$policy"
 apt-get update
-DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends --no-upgrade $$packages
+there= missing=
+for one in $$packages; do
+    if LC_ALL=C apt-cache policy "$$one" | grep -q '^  Candidate: [^(]'; then
+        there="$$there $$one"
+    else
+        missing="$$missing $$one"
+    fi
+done
+DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends --no-upgrade $$there
+for one in $$missing; do
+    printf '%s\n' "apt knows no package $$one: the tests that need it skip"
+done
 endef
 
-TEST_PACKAGES = make python3 gcc libc6-dev qpsmtpd dovecot-core dovecot-pop3d dovecot-imapd ucspi-tcp fgetty cvm checkpw \
-    swaks fail2ban strace xinetd daemontools systemd sudo locales util-linux passwd procps
+# Not every Debian has all of them: Debian 13 has no cvm.
+TEST_PACKAGES = make python3 gcc libc6-dev qpsmtpd dovecot-core dovecot-pop3d dovecot-imapd dovecot-auth-lua ucspi-tcp \
+    fgetty cvm checkpw pamtester swaks fail2ban strace xinetd daemontools systemd sudo locales util-linux passwd procps
 
 help:
 	@echo 'make demo       show what it does, on this machine, as any user'
-	@echo 'make test       run all tests (those that need a server, a tool or root skip without it)'
+	@echo 'make test       run all tests (those that lack a server, a tool or root skip)'
 	@echo 'make test-deps  install what the tests need (Debian, as root)'
 	@echo 'make bench      measure what a login costs'
-	@echo 'make install    install into $$(DESTDIR)$$(QMAILHOME); PYTHON=$(PYTHON) QMAILHOME=$(QMAILHOME) DESTDIR=$(DESTDIR)'
+	@echo 'make install    install into $$(DESTDIR)$$(QMAILHOME), with these variables:'
+	@echo '                PYTHON=$(PYTHON)'
+	@echo '                QMAILHOME=$(QMAILHOME)'
+	@echo '                DESTDIR=$(DESTDIR)'
 	@echo 'make uninstall  remove what was installed, but not control/pwrap.conf'
 
 demo:
 	@python3 -m tests.harness.demo
 
 test:
-	python3 -m unittest $(TESTFLAGS)
+	@python3 -m tests.harness.run $(TESTFLAGS)
 
 # What another Python may change: the script, run by it. The other tests need servers, or are about this source tree.
-OTHER_TESTS = servers run_files lookups documents fail2ban first_hour script install command test_deps
+OTHER_TESTS = servers run_files lookups documents fail2ban first_hour script install command test_deps harness
 PYTHON_TESTS = $(filter-out $(OTHER_TESTS:%=tests/test_%.py),$(sort $(wildcard tests/test_*.py)))
 
 test-python:
-	PWRAP_TEST_PYTHON=$(TESTPYTHON) $(TESTPYTHON) -m unittest $(TESTFLAGS) $(PYTHON_TESTS)
+	PWRAP_TEST_PYTHON=$(TESTPYTHON) $(TESTPYTHON) -m tests.harness.run $(TESTFLAGS) $(PYTHON_TESTS)
 
 test-deps: export packages := $(TEST_PACKAGES)
 test-deps: export root := $(value ROOT)
