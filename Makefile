@@ -73,7 +73,7 @@ endef
 # finds an old file or a new one, and a compiled form counts only for the script that it was made from.
 define INSTALL
 check PYTHON "$$python"
-shebang="#!$$python -IS"
+shebang="#!$$python -ISXutf8"
 test $${#shebang} -le 127 || refuse 'PYTHON is too long for the first line of a program'
 newest=$$("$$python" -IS -c 'import sys; print(sys.version_info >= (3, 9))' </dev/null 2>/dev/null) || true
 test "$$newest" = True || refuse "PYTHON=$$python is not a Python 3.9 or newer"

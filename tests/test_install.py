@@ -84,7 +84,7 @@ class Install(Installation):
         """Without PYTHON and QMAILHOME it is /usr/bin/python3 and /var/qmail."""
         self.make('install', QMAILHOME=None, PYTHON=None)
         for path in (self.installed, self.script):
-            self.assertEqual(read_file(path).split(b'\n')[0].decode(), f'#!{USUAL_PYTHON} -IS')
+            self.assertEqual(read_file(path).split(b'\n')[0].decode(), f'#!{USUAL_PYTHON} -ISXutf8')
 
     def test_default_configuration_is_that_of_qmailhome(self) -> None:
         """Script and command read QMAILHOME's control/pwrap.conf, wherever DESTDIR was."""
@@ -112,7 +112,7 @@ class Install(Installation):
         self.make('install')
         ours = read_file(f'{TOP}/{SCRIPT}').decode().split('\n')
         theirs = read_file(self.script).decode().split('\n')
-        self.assertEqual(theirs[0], f'#!{PYTHON} -IS')
+        self.assertEqual(theirs[0], f'#!{PYTHON} -ISXutf8')
         self.assertEqual(len(ours), len(theirs))
         (changed,) = [new for old, new in zip(ours[1:], theirs[1:]) if old != new]
         self.assertTrue(changed.startswith("CONFIGURATION = '/opt/qmail/control/pwrap.conf'"))
@@ -197,7 +197,7 @@ class Install(Installation):
             with self.subTest(python=python):
                 self.make('install', PYTHON=python)
                 for path in (self.installed, self.script):
-                    self.assertEqual(read_file(path).split(b'\n')[0].decode(), f'#!{python} -IS')
+                    self.assertEqual(read_file(path).split(b'\n')[0].decode(), f'#!{python} -ISXutf8')
                 form = f'{self.bin}/__pycache__/qmail_pwrap.{tag}.pyc'
                 self.assertEqual(read_file(form)[4:8], b'\3\0\0\0')
                 self.assert_works()
@@ -303,7 +303,7 @@ class RefusedInstall(Installation):
 
     def test_python_too_long_for_a_shebang_is_refused(self) -> None:
         """A first line of 127 bytes is the longest that every system takes."""
-        longest = self.write('p' * (127 - len(f'#! -IS{self.folder}/')), '', 0o755)
+        longest = self.write('p' * (127 - len(f'#! -ISXutf8{self.folder}/')), '', 0o755)
         os.unlink(longest)
         os.symlink(PYTHON, longest)
         os.symlink(PYTHON, f'{longest}n')

@@ -1,4 +1,4 @@
-#!/usr/bin/python3 -IS
+#!/usr/bin/python3 -ISXutf8
 """The script with a fault inside: a launcher, run in its place, imports and patches it, then runs its main().
 
     command = self.launcher(faults.Raises('Login.decide', 'MemoryError'))

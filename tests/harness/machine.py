@@ -141,7 +141,7 @@ def copy_with_python(source: str, target: str) -> str:
     if text.startswith('#!'):
         text = text.partition('\n')[2]
     with open(target, 'w', encoding='utf-8') as copy:
-        copy.write(f'#!{PYTHON} -IS\n{text}')
+        copy.write(f'#!{PYTHON} -ISXutf8\n{text}')
     os.chmod(target, 0o755)
     return target
 
