@@ -165,10 +165,14 @@ TEST_PACKAGES = make python3 gcc libc6-dev qpsmtpd dovecot-core dovecot-pop3d do
 
 help:
 	@echo 'make demo       show what it does, on this machine, as any user'
-	@echo 'make test       run all tests (those that need a server, a tool or root skip without it)'
+	@echo 'make test       run all tests, about two minutes; without a server, a tool or'
+	@echo '                root those skip that need it'
 	@echo 'make test-deps  install what the tests need (Debian, as root)'
 	@echo 'make bench      measure what a login costs'
-	@echo 'make install    install into $$(DESTDIR)$$(QMAILHOME); PYTHON=$(PYTHON) QMAILHOME=$(QMAILHOME) DESTDIR=$(DESTDIR)'
+	@echo 'make install    install into $$(DESTDIR)$$(QMAILHOME), with these variables:'
+	@echo '                PYTHON=$(PYTHON)'
+	@echo '                QMAILHOME=$(QMAILHOME)'
+	@echo '                DESTDIR=$(DESTDIR)'
 	@echo 'make uninstall  remove what was installed, but not control/pwrap.conf'
 
 demo:

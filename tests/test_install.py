@@ -197,7 +197,9 @@ class Install(Installation):
             with self.subTest(python=python):
                 self.make('install', PYTHON=python)
                 for path in (self.installed, self.script):
-                    self.assertEqual(read_file(path).split(b'\n')[0].decode(), f'#!{python} -ISXutf8')
+                    self.assertEqual(
+                        read_file(path).split(b'\n')[0].decode(), f'#!{python} -ISXutf8'
+                    )
                 form = f'{self.bin}/__pycache__/qmail_pwrap.{tag}.pyc'
                 self.assertEqual(read_file(form)[4:8], b'\3\0\0\0')
                 self.assert_works()
@@ -269,6 +271,16 @@ def copy_source(top: str) -> str:
     for name in ('Makefile', SCRIPT, 'pwrap.conf.example'):
         shutil.copy(f'{TOP}/{name}', top)
     return top
+
+
+@needs('make')
+class FirstLook(Installation):
+    def test_fits_80_columns(self) -> None:
+        """What make help and make demo print, the first things that anybody runs."""
+        for target in ('help', 'demo'):
+            with self.subTest(target=target):
+                said = self.make(target, DESTDIR=None, QMAILHOME=None, PYTHON=None)
+                self.assertEqual([line for line in said.splitlines() if len(line) > 80], [])
 
 
 @needs('make')

@@ -12,6 +12,7 @@ from tests.harness.processes import Process, read_file
 
 TOOL = os.path.join(machine.HARNESS, 'demo_tool')
 LIMIT = 60  # seconds
+ROW = '{:28} {:15} {:10} {:12} {}'  # no line is longer than 80 columns
 
 
 class Attempt(NamedTuple):
@@ -24,17 +25,12 @@ class Attempt(NamedTuple):
     auth: str = ''
 
 
-TRUE = ('/bin/true',)
+TRUE = ('true',)
 ATTEMPTS = [
     Attempt('the first tool accepts', 'alice', 'wonderland', TRUE),
     Attempt('the second tool accepts', 'bob@example.org', 'builder', TRUE),
     Attempt('both refuse', 'alice', 'guess', TRUE),
-    Attempt(
-        'a session that ends badly is not retried',
-        'alice',
-        'wonderland',
-        ('/bin/sh', '-c', 'exit 3'),
-    ),
+    Attempt('a bad session is not retried', 'alice', 'wonderland', ('sh', '-c', 'exit 3')),
     Attempt('AUTH=0: everybody is let in', 'mallory', 'any', TRUE, '0'),
 ]
 
@@ -68,7 +64,7 @@ def log_in(folder: str, attempt: Attempt) -> tuple[int | None, str]:
 def write_configuration(folder: str) -> list[str]:
     """Write a configuration with two tools into a folder; return its lines."""
     lines = ['log=stderr']
-    for name, user in (('system', 'alice:wonderland'), ('virtual', 'bob@example.org:builder')):
+    for name, user in (('one', 'alice:wonderland'), ('two', 'bob@example.org:builder')):
         path = f'{folder}/{name}'
         with open(path, 'w', encoding='utf-8') as file:
             file.write(user + '\n')
@@ -80,25 +76,21 @@ def write_configuration(folder: str) -> list[str]:
     return lines
 
 
-def indented(text: str) -> str:
-    return '    ' + text.strip().replace('\n', '\n    ')
-
-
 def main() -> None:
     folder = machine.make_folder('pwrap-demo-')
     try:
         lines = write_configuration(folder)
         shown = '\n'.join(lines).replace(folder, '').replace(machine.TOP + '/', '')
-        print(f'The configuration:\n\n{indented(shown)}\n')
-        print(f'{"what happens":42} {"login":16} {"password":11} {"prog":22} exit code')
+        print(f'The configuration:\n\n{shown}\n')
+        print(ROW.format('what happens', 'login', 'password', 'prog', 'exit code'))
         log = ''
         for one in ATTEMPTS:
             code, logged = log_in(folder, one)
             prog = ' '.join(one.prog)
-            print(f'{one.what:42} {one.login:16} {one.password:11} {prog:22} {code}')
+            print(ROW.format(one.what, one.login, one.password, prog, code))
             log += logged
         log = re.sub(r'(?m)^qmail-pwrap\[\d+\]', 'qmail-pwrap', log)
-        print(f'\nThe log:\n\n{indented(log)}')
+        print(f'\nThe log:\n\n{log.strip()}')
     finally:
         shutil.rmtree(folder)
 
