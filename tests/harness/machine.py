@@ -26,7 +26,8 @@ HARNESS = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HARNESS))
 ORIGINAL = os.path.join(TOP, 'qmail_pwrap.py')
 SYSTEM_PATH = '/usr/sbin:/usr/bin:/sbin:/bin'
-CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 0x40000
+CLONE_NEWNS, MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 0x20000, 0x1000, 0x4000, 0x40000, 2
+LOG = '/dev/log'
 
 PROGRAMS = {  # Debian package: what the tests run of it
     'checkpw': ['checkpw', 'checkapoppw'],
@@ -58,7 +59,8 @@ PROGRAMS = {  # Debian package: what the tests run of it
 
 
 def prepare_this_process() -> None:
-    """Undo what nohup, cron and CI runners leave behind: closed standard streams, ignored and blocked signals.
+    """Undo what nohup, cron and CI runners leave behind: closed standard streams, ignored and blocked signals; and let
+    no test write to the machine's log, where root can see to that.
 
     What was ignored gets a handler that does nothing, so that it does nothing here, and has its default action in
     every program that is started from here.
@@ -72,6 +74,21 @@ def prepare_this_process() -> None:
                 action = signal.SIG_DFL if one == signal.SIGCHLD else (lambda *_: None)
                 signal.signal(one, action)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    if os.geteuid() == 0 and somebody_logs():
+        with contextlib.suppress(OSError):
+            hide_log()
+
+
+log_is_hidden = False
+
+
+def hide_log() -> None:
+    """Have /dev/null in the place of /dev/log, for this process and all that it starts: what a test makes a program log,
+    users and addresses, is no event of this machine. Raises OSError."""
+    global log_is_hidden
+    have_own_mounts()
+    mount(os.devnull, os.path.realpath(LOG), None, MS_BIND)
+    log_is_hidden = True
 
 
 def succeeds_in_a_child(action: Callable[[], None]) -> bool:
@@ -203,18 +220,37 @@ def become_user(uid: int, gid: int | None = None) -> None:
     os.setresuid(uid, uid, uid)
 
 
+def have_own_mounts() -> None:
+    """Have mounts that no other process sees, but for those that are started from here. Raises OSError."""
+    check_call(libc().unshare(CLONE_NEWNS))
+    mount('none', '/', None, MS_REC | MS_PRIVATE)
+
+
+def mount(source: str, target: str, kind: str | None, flags: int = 0) -> None:
+    """Mount something, as mount(2) does. Raises OSError."""
+    words = [word and os.fsencode(word) for word in (source, target, kind)]
+    check_call(libc().mount(*words, flags, None))
+
+
+def unmount(target: str) -> None:
+    check_call(libc().umount2(os.fsencode(target), MNT_DETACH))
+
+
+def libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def check_call(result: int) -> None:
+    """Raise the OSError of a call of libc that has failed."""
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
 def hide(folder: str) -> None:
     """In a new process of root: see an empty folder in that place. Raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    steps: list[Callable[[], int]] = [
-        lambda: libc.unshare(CLONE_NEWNS),
-        lambda: libc.mount(b'none', b'/', None, MS_REC | MS_PRIVATE, None),
-        lambda: libc.mount(b'none', os.fsencode(folder), b'tmpfs', 0, None),
-    ]
-    for step in steps:
-        if step() != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), folder)
+    have_own_mounts()
+    mount('none', folder, 'tmpfs')
 
 
 def hide_proc() -> None:
@@ -266,7 +302,7 @@ def somebody_logs() -> bool:
     """Tell whether somebody listens at /dev/log."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         try:
-            log.connect('/dev/log')
+            log.connect(LOG)
         except OSError as error:
             return (
                 error.errno == errno.EPROTOTYPE
@@ -276,12 +312,12 @@ def somebody_logs() -> bool:
 
 @functools.cache
 def _lacks_syslog() -> str:
-    """Say why nobody can listen here, in the system's place or unseen by it."""
+    """Say why nobody can listen here, unseen by the system or in its place."""
     if os.geteuid() != 0:
-        return 'only root can listen at /dev/log'
-    if not somebody_logs():
-        return '' if os.access('/dev', os.W_OK) else 'nothing can be made in /dev'
-    return _lacks_namespaces() or lacks('util-linux', 'mount')
+        return f'only root can listen at {LOG}'
+    if somebody_logs():
+        return f'somebody listens at {LOG}, and mounts are not allowed here'
+    return '' if log_is_hidden or os.access('/dev', os.W_OK) else 'nothing can be made in /dev'
 
 
 @functools.cache

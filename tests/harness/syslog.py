@@ -37,12 +37,11 @@ class LogLine(NamedTuple):
 class SyslogListener:
     """Receives what programs tell syslog(3) while the `with` block runs. It needs('syslog').
 
-    Where nobody listens at /dev/log, it does, and every program's lines arrive. Where somebody does, that one is left
-    alone: only programs started through `command` see this listener at /dev/log, in a mount namespace of their own.
+    Where /dev/log is hidden (machine.hide_log), it stands in that place, and hears what is started from here. Where
+    nobody listens at /dev/log it does, and every program's lines arrive.
     """
 
     SHAPE = re.compile(r'<(\d+)>(?:\w{3} [ \d]\d \d\d:\d\d:\d\d )?(?:([^\s:]+): ?)?(.*)', re.DOTALL)
-    UNDER_PRIVATE_MOUNT = 'mount --bind "$0" /dev/log && exec "$@"'
 
     def __init__(self) -> None:
         self._lines: list[LogLine] = []
@@ -51,20 +50,19 @@ class SyslogListener:
         self._leaving = False
 
     def __enter__(self) -> Self:
-        # Of several test runs at the same time, one can have /dev/log; the others wait here.
-        self._turn = os.open('/dev', os.O_RDONLY)
-        fcntl.flock(self._turn, fcntl.LOCK_EX)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._folder = machine.make_folder('pwrap-log-')
-        self.path = os.path.realpath('/dev/log')
-        self.private = machine.somebody_logs()
-        if self.private:
-            fcntl.flock(self._turn, fcntl.LOCK_UN)
-            self.path = os.path.join(self._folder, 'log')
-        elif os.path.exists(self.path):  # left behind by somebody who is gone
+        # Of several test runs at the same time, one can have the machine's /dev/log; the others wait here.
+        self._turn = os.open(self._folder if machine.log_is_hidden else '/dev', os.O_RDONLY)
+        fcntl.flock(self._turn, fcntl.LOCK_EX)
+        place = os.path.realpath(machine.LOG)
+        self.path = os.path.join(self._folder, 'log') if machine.log_is_hidden else place
+        if os.path.exists(self.path):  # left behind by somebody who is gone
             os.unlink(self.path)
         self._socket.bind(self.path)
         os.chmod(self.path, 0o666)  # the tools log as the user who logged in
+        if machine.log_is_hidden:
+            machine.mount(self.path, place, None, machine.MS_BIND)
         self._thread = threading.Thread(target=self._receive, daemon=True)
         self._thread.start()
         return self
@@ -74,6 +72,8 @@ class SyslogListener:
         self._send_mark()
         self._thread.join(LONG_ENOUGH)
         self._socket.close()
+        if machine.log_is_hidden:
+            machine.unmount(os.path.realpath(machine.LOG))
         os.unlink(self.path)
         shutil.rmtree(self._folder, ignore_errors=True)
         os.close(self._turn)
@@ -102,11 +102,8 @@ class SyslogListener:
             sender.sendto(b'', self.path)
 
     def command(self, command: Sequence[str]) -> list[str]:
-        """Return the command line under which `command` finds this listener at /dev/log."""
-        if not self.private:
-            return list(command)
-        unshare = [machine.program('unshare'), '--mount', '--propagation', 'private', '--']
-        return [*unshare, '/bin/sh', '-c', self.UNDER_PRIVATE_MOUNT, self.path, *command]
+        """Return the command line under which `command` finds this listener at /dev/log: it does as it is."""
+        return list(command)
 
     def lines(self, tag: str = '') -> list[LogLine]:
         """Return what was sent so far, of programs whose tag begins with `tag`."""
