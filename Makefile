@@ -165,8 +165,7 @@ TEST_PACKAGES = make python3 gcc libc6-dev qpsmtpd dovecot-core dovecot-pop3d do
 
 help:
 	@echo 'make demo       show what it does, on this machine, as any user'
-	@echo 'make test       run all tests, about two minutes; without a server, a tool or'
-	@echo '                root those skip that need it'
+	@echo 'make test       run all tests (those that lack a server, a tool or root skip)'
 	@echo 'make test-deps  install what the tests need (Debian, as root)'
 	@echo 'make bench      measure what a login costs'
 	@echo 'make install    install into $$(DESTDIR)$$(QMAILHOME), with these variables:'
@@ -179,14 +178,14 @@ demo:
 	@python3 -m tests.harness.demo
 
 test:
-	python3 -m unittest $(TESTFLAGS)
+	@python3 -m tests.harness.run $(TESTFLAGS)
 
 # What another Python may change: the script, run by it. The other tests need servers, or are about this source tree.
-OTHER_TESTS = servers run_files lookups documents fail2ban first_hour script install command test_deps
+OTHER_TESTS = servers run_files lookups documents fail2ban first_hour script install command test_deps harness
 PYTHON_TESTS = $(filter-out $(OTHER_TESTS:%=tests/test_%.py),$(sort $(wildcard tests/test_*.py)))
 
 test-python:
-	PWRAP_TEST_PYTHON=$(TESTPYTHON) $(TESTPYTHON) -m unittest $(TESTFLAGS) $(PYTHON_TESTS)
+	PWRAP_TEST_PYTHON=$(TESTPYTHON) $(TESTPYTHON) -m tests.harness.run $(TESTFLAGS) $(PYTHON_TESTS)
 
 test-deps: export packages := $(TEST_PACKAGES)
 test-deps: export root := $(value ROOT)
