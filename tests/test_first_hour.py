@@ -161,7 +161,7 @@ class FirstConfiguration(Case):
         os.unlink(file)
         self.assertEqual(self.login('true', triple=right).code, 111)
 
-    @needs('dovecot-core')
+    @needs('dovecot 2.3')
     @unittest.skipUnless(os.path.isdir(DEBIANS), f'not as in Debian: {DEBIANS} is not there')
     def test_the_steps_for_dovecot(self) -> None:
         """With Debian's files changed as is shown, only the wrapper is asked about passwords, as

@@ -12,7 +12,7 @@ from tests.harness.servers import FOUND, TRY_LATER, UNKNOWN, Dovecot
 FAILURES = ('failure=last', 'failure=temporary')
 
 
-@needs(*MailHost.packages, 'dovecot-core', 'dovecot-pop3d', 'dovecot-imapd')
+@needs(*MailHost.packages, 'dovecot 2.3', 'dovecot-pop3d', 'dovecot-imapd')
 class Lookups(OnAMailHost):
     """bob is known to the tool first, carol to the tool second."""
 

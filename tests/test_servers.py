@@ -17,7 +17,7 @@ from tests.harness.processes import LONG_ENOUGH, wait_until
 from tests.harness.servers import standin
 
 SMTP_TOO = ('qpsmtpd',)
-MAILBOXES_TOO = ('dovecot-core', 'dovecot-pop3d', 'dovecot-imapd')
+MAILBOXES_TOO = ('dovecot 2.3', 'dovecot-pop3d', 'dovecot-imapd')
 
 
 def converse_pop3(port: int, login: str, password: str, *more: str) -> list[str]:
@@ -82,8 +82,8 @@ class Smtp(OnAMailHost):
             (['checkpassword.login', 'checkpw'], 235),
             (['checkpassword.login'], 535),
             (['checkpw'], 235),
-            (['cvm'], 535),
-            (['cvm', 'checkpw'], 235),
+            (['virtual'], 535),
+            (['virtual', 'checkpw'], 235),
         ):
             with self.subTest(chain=names):
                 self.host.configure(*(tools[name] for name in names))
@@ -95,7 +95,7 @@ class Smtp(OnAMailHost):
         """A tool with users=*@example.org serves the logins of that domain and never sees another one's password."""
         bob = self.host.bob
         self.host.configure(
-            'users=*@example.org ' + self.host.tools['cvm'], self.host.tools['checkpw']
+            'users=*@example.org ' + self.host.tools['virtual'], self.host.tools['checkpw']
         )
         self.assertEqual(servers.smtp_login(self.port, 'PLAIN', bob.address, bob.password), 235)
         self.assertEqual(servers.smtp_login(self.port, 'PLAIN', bob.login, bob.password), 535)
@@ -112,7 +112,7 @@ class Smtp(OnAMailHost):
             servers.smtp_login(self.port, 'PLAIN', user.login, password)
         self.assert_logged(
             rf'result=accepted ip=127\.0\.0\.1 tool=checkpassword\.login ms=\d+ user="{alice.login}"',
-            r'result=accepted ip=127\.0\.0\.1 tool=cvm ms=\d+ user="bob"',
+            r'result=accepted ip=127\.0\.0\.1 tool=virtual ms=\d+ user="bob"',
             rf'result=accepted ip=127\.0\.0\.1 tool=checkpw ms=\d+ user="{carol.login}"',
             r'result=rejected ip=127\.0\.0\.1 tool=checkpw code=1 ms=\d+ user="bob"',
         )
@@ -256,7 +256,7 @@ class UnderTcpserver(OnAMailHost):
         for tool, user in self.host.users.items():
             with self.subTest(tool=tool):
                 answer = converse_pop3(port, user.login, user.password, 'STAT', 'QUIT')
-                name = 'nobody' if tool == 'cvm' else user.login
+                name = 'nobody' if tool == 'virtual' else user.login
                 self.assertEqual(
                     answer, [f'+OK session of {name}, AUTH=success', '+OK 0 0', '+OK bye']
                 )
@@ -301,7 +301,7 @@ class UnderTcpserver(OnAMailHost):
     def test_an_apop_digest_is_checked_by_its_tool(self) -> None:
         """checkapoppw, behind two other tools, accepts the right digest of qmail-popup's timestamp, no wrong one."""
         tools, carol = self.host.tools, self.host.carol
-        self.host.configure(tools['checkpassword.login'], tools['cvm'], tools['checkapoppw'])
+        self.host.configure(tools['checkpassword.login'], tools['virtual'], tools['checkapoppw'])
         port = self.popup()
         with contextlib.closing(poplib.POP3(servers.LOOPBACK, port, timeout=LONG_ENOUGH)) as client:
             self.assertIn(carol.login.encode(), client.apop(carol.login, carol.password))
@@ -375,12 +375,10 @@ class UnderTcpserver(OnAMailHost):
             self.host.bob,
             self.host.tcpserver(*standin('smtpd', str(self.host.wrapper), '/bin/true')),
         )
-        self.host.configure('log=stderr', self.host.tools['cvm'])
+        self.host.configure('log=stderr', self.host.tools['virtual'])
         with server:
             servers.smtp_login(server.port, 'PLAIN', bob.login, bob.password)
-            line = (
-                r'^qmail-pwrap\[\d+\]: result=accepted ip=127\.0\.0\.1 tool=cvm ms=\d+ user="bob"$'
-            )
+            line = r'^qmail-pwrap\[\d+\]: result=accepted ip=127\.0\.0\.1 tool=virtual ms=\d+ user="bob"$'
             wait_until(lambda: re.search(line, server.log(), re.MULTILINE), f'a line {line}')
         self.assertEqual(self.host.log.lines('qmail-pwrap['), [])
 

@@ -33,7 +33,7 @@ PROGRAMS = {  # Debian package: what the tests run of it
     'checkpw': ['checkpw', 'checkapoppw'],
     'cvm': ['cvm-checkpassword', 'cvm-pwfile'],
     'daemontools': ['multilog', 'softlimit'],
-    'dovecot-core': ['dovecot', 'doveadm', '/usr/lib/dovecot/checkpassword-reply'],
+    'dovecot-core': ['dovecot', 'doveadm', 'doveconf'],
     'dovecot-imapd': ['/usr/lib/dovecot/imap'],
     'dovecot-pop3d': ['/usr/lib/dovecot/pop3'],
     'fail2ban': ['fail2ban-client', 'fail2ban-regex'],
@@ -314,7 +314,7 @@ def somebody_logs() -> bool:
 def _lacks_syslog() -> str:
     """Say why nobody can listen here, unseen by the system or in its place."""
     if os.geteuid() != 0:
-        return f'only root can listen at {LOG}'
+        return 'only root can do this'
     if somebody_logs():
         return f'somebody listens at {LOG}, and mounts are not allowed here'
     return '' if log_is_hidden or os.access('/dev', os.W_OK) else 'nothing can be made in /dev'
@@ -324,7 +324,7 @@ def _lacks_syslog() -> str:
 def _lacks_strace() -> str:
     strace = program('strace')
     if not strace:
-        return 'Debian package not installed: strace'
+        return missing('strace')
     done = subprocess.run(
         [strace, '-o', os.devnull, program('true')],
         stdin=subprocess.DEVNULL,
@@ -342,12 +342,26 @@ def _lacks_users() -> str:
     return lacks('root', 'passwd') or ('' if writable else '/etc/passwd cannot be written')
 
 
+@functools.cache
+def _lacks_dovecot(version: str) -> str:
+    dovecot = program('dovecot')
+    if not dovecot:
+        return missing('dovecot-core')
+    done = subprocess.run(
+        [dovecot, '--version'], capture_output=True, text=True, check=False, timeout=20
+    )
+    found = done.stdout.partition(' ')[0].strip()
+    return '' if found.startswith(f'{version}.') else f'Dovecot is {found} here, not {version}'
+
+
 FACILITIES: dict[
     str, Callable[[], str]
 ] = {  # what a test may need besides packages: why it is not there, or ''
     'root': _lacks_root,
     '/proc': _lacks_proc,
     '/dev/pts': _lacks_terminals,
+    'dovecot 2.3': lambda: _lacks_dovecot('2.3'),  # the last that has checkpassword
+    'dovecot 2.4': lambda: _lacks_dovecot('2.4'),
     'namespaces': _lacks_namespaces,
     'public folder': _lacks_public_folder,
     'public python': _lacks_public_python,
@@ -357,15 +371,17 @@ FACILITIES: dict[
 }
 
 
+def missing(*packages: str) -> str:
+    return f'Debian package not installed: {", ".join(packages)}'
+
+
 def lacks(*wanted: str) -> str:
     """Say what this machine lacks of FACILITIES and of Debian packages, or '' if nothing."""
     reasons = [FACILITIES[one]() for one in wanted if one in FACILITIES]
     packages = [one for one in wanted if one not in FACILITIES]
-    reasons += [
-        f'Debian package not installed: {one}'
-        for one in packages
-        if not all(map(program, PROGRAMS[one]))
-    ]
+    packages = [one for one in packages if not all(map(program, PROGRAMS[one]))]
+    if packages:
+        reasons.append(missing(*packages))
     return '; '.join(dict.fromkeys(filter(None, reasons)))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.harness import machine
+from tests.harness import machine, tools
 from tests.harness.machine import program
 from tests.harness.processes import LONG_ENOUGH, wait_until
 from tests.harness.servers import LOOPBACK, Dovecot, Qpsmtpd, Tcpserver, public_folder, write_file
@@ -114,11 +114,11 @@ def run(name: str, *arguments: str, given: str = '') -> str:
 class MailHost:
     """A machine with the wrapper installed, mailboxes, a system log, and three users whom one tool each knows.
 
-    alice has a password in /etc/shadow, bob in cvm's file, carol in her ~/Maildir/.password. `tools` has a
-    configuration line for each of these tools, `configure` puts lines in place, `reset` goes back to all three.
+    alice has a password in /etc/shadow, bob in a file with virtual users, carol in her ~/Maildir/.password. `tools` has
+    a configuration line for each of these tools, `configure` puts lines in place, `reset` goes back to all three.
     """
 
-    packages = ('users', 'syslog', 'public folder', 'public python', 'fgetty', 'cvm', 'checkpw')
+    packages = ('users', 'syslog', 'public folder', 'public python', 'fgetty', 'checkpw')
 
     def __init__(self) -> None:
         self._numbers = itertools.count()
@@ -136,16 +136,19 @@ class MailHost:
             set_shadow_password(self.alice)
             self.bob = bob = User('bob', "bob's secret", 65534, 65534, self.homes / 'bob')
             line = f'{bob.login}:{bob.password}:{bob.uid}:{bob.gid}::{bob.home}:/bin/sh\n'
-            cvm_file = write_file(self.folder / 'cvm.passwd', line, 0o600)
+            virtual = self.tool_for_virtual_users(write_file(self.folder / 'vmail', line, 0o600))
             self.carol = stack.enter_context(system_user('c', "carol's secret", self.homes))
             for user in (self.alice, self.bob, self.carol):
                 user.make_maildir()
             set_maildir_password(self.carol)
-            self.users = {'checkpassword.login': self.alice, 'cvm': self.bob, 'checkpw': self.carol}
+            self.users = {
+                'checkpassword.login': self.alice,
+                'virtual': self.bob,
+                'checkpw': self.carol,
+            }
             self.tools = {
                 'checkpassword.login': f'name=checkpassword.login {program("checkpassword.login")}',
-                'cvm': f'name=cvm {program("env")} CVM_PWFILE_PATH={cvm_file} '
-                f'{program("cvm-checkpassword")} {program("cvm-pwfile")}',
+                'virtual': f'name=virtual {virtual}',
                 'checkpw': f'name=checkpw {program("checkpw")}',
                 'checkapoppw': f'name=checkapoppw {program("checkapoppw")}',
             }
@@ -156,11 +159,20 @@ class MailHost:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def tool_for_virtual_users(self, file: Path) -> str:
+        """Return the command of cvm, or where that is not installed (Debian 13 has none), of one that stands for it."""
+        if machine.lacks('cvm'):
+            body = f'import os, sys\nargv = sys.argv[1:]\n{tools.reads_users(str(file))}'
+            head = f'#!{machine.PYTHON} -IS\n'
+            return str(write_file(self.folder / 'virtual', head + body, 0o755))
+        words = ('env', f'CVM_PWFILE_PATH={file}', 'cvm-checkpassword', 'cvm-pwfile')
+        return ' '.join(program(word) or word for word in words)
+
     def reset(self) -> None:
         """Configure the chain of all three tools, empty the mailboxes, forget the log."""
         self.configure(
             'failure=temporary',
-            *(self.tools[name] for name in ('checkpassword.login', 'cvm', 'checkpw')),
+            *(self.tools[name] for name in ('checkpassword.login', 'virtual', 'checkpw')),
         )
         for user in self.users.values():
             user.empty_maildir()

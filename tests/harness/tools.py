@@ -16,6 +16,7 @@ ACCEPTS = f'{READS}; {BECOMES}'
 REJECTS = 'cat <&3 >/dev/null; exit 1'
 CRASHES = 'cat <&3 >/dev/null; ulimit -c 0; kill -SEGV $$'
 HANGS = 'exec sleep 1000'
+CVM_REFUSES = 100
 READY = ': >$dir/ready; read line'  # as tool or session: says so by a file, and waits for the end of descriptor 0
 
 
@@ -69,11 +70,30 @@ def changes_to(uid: int, gid: int) -> str:
     )
 
 
+def reads_users(path: str) -> str:
+    """Return a tool, in Python, that knows the users of a file with lines of login:password:uid:gid:name:home:shell, as
+    cvm-pwfile does. A login's domain does not count; it refuses with CVM_REFUSES."""
+    return f"""
+login, password = os.read(3, 512).split(b'\\0')[:2]
+os.close(3)
+for line in open({path!r}, 'rb').read().splitlines():
+    name, right, uid, gid, _, home, shell = line.split(b':')
+    if (name, right) == (login.partition(b'@')[0], password):
+        os.setgroups([])
+        os.setgid(int(gid))
+        os.setuid(int(uid))
+        os.environb.update({{b'USER': name, b'HOME': home, b'SHELL': shell}})
+        os.chdir(home)
+        {PYTHON_BECOMES}
+sys.exit({CVM_REFUSES})
+"""
+
+
 # What stands for real tools
 
 VCHKPW_REFUSES = (1, 3, 12, 13, 15, 20, 21, 22, 23)
 VCHKPW_TROUBLE = (*range(4, 12), 14, 24)
-CVM_REFUSES, CVM_TROUBLE = 100, (4, 111)  # 4: without its file
+CVM_TROUBLE = (4, 111)  # 4: without its file
 
 
 def vchkpw(code: int) -> str:
