@@ -21,6 +21,12 @@ $dir/{POLICY} dovecot start; echo $? >>$dir/answers
 if test -d $dir/{WANTS}; then ln -sf /lib/systemd/system/dovecot.service $dir/{WANTS}/dovecot.service; fi
 if test -d $dir/etc/rc2.d; then ln -sf ../init.d/dovecot $dir/etc/rc2.d/S01dovecot; fi
 """
+# It knows all packages but those in the file "unknown".
+APT_CACHE = """#!/bin/sh
+test "$1" = policy || exit 1
+if grep -qsx "$2" $dir/unknown; then exit 0; fi
+printf '%s:\\n  Installed: (none)\\n  Candidate: 1.0-1\\n' "$2"
+"""
 UPDATE_RC = '#!/bin/sh\ntest "$2" = disable && mv $dir/etc/rc2.d/S01$1 $dir/etc/rc2.d/K01$1\n'
 REFUSES, OTHER_ANSWER = '#!/bin/sh\nexit 101\n', '#!/bin/sh\nexit 104\n'
 
@@ -33,6 +39,7 @@ class TestDependencies(Installation):
             os.makedirs(self.path(folder))
         self.program('update-rc.d', UPDATE_RC)
         self.program('apt-get', APT)
+        self.program('apt-cache', APT_CACHE)
 
     def program(self, name: str, text: str) -> None:
         """Make a program that stands before the system's, and finds the test's folder in $dir."""
@@ -58,6 +65,19 @@ class TestDependencies(Installation):
         self.assertEqual(update, 'update')
         for word in ('--no-upgrade', '--no-install-recommends', 'dovecot-core', 'qpsmtpd'):
             self.assertIn(word, install.split())
+
+    def test_a_package_that_there_is_not_is_named_and_left_out(self) -> None:
+        """All others are installed, and that is no failure: not every Debian has every package."""
+        self.write('unknown', 'cvm\npamtester\n')
+        said = self.make_dependencies()
+        self.assertEqual(said.code, 0)
+        self.assertEqual(
+            [line.split(':')[0] for line in said.output.splitlines()],
+            ['apt knows no package cvm', 'apt knows no package pamtester'],
+        )
+        _, install = read_file(self.path('apt')).decode().splitlines()
+        self.assertFalse({'cvm', 'pamtester'} & set(install.split()))
+        self.assertIn('dovecot-core', install.split())
 
     def test_no_service_starts_and_the_policy_is_as_before(self) -> None:
         """Whether there was none, a file, or a link, even one into nothing."""
