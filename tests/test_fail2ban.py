@@ -10,15 +10,12 @@ import time
 import unittest
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
-from unittest import mock
 
-from tests.harness import machine
 from tests.harness.documents import block
 from tests.harness.logins import ACCEPTS, REJECTS, TRIPLE, Case
 from tests.harness.machine import needs
 from tests.harness.processes import read_file
-
-script = machine.import_script()
+from tests.harness.tools import refuses
 
 FORGED = '203.0.113.9'  # stands in what clients say, and must never be banned
 REJECTED = f'result=rejected ip={FORGED} tool=- code=1 ms=1 user='
@@ -79,6 +76,7 @@ class Fail2ban(Case):
     def logged_by_logins(self) -> Iterator[LoggedLine]:
         """Yield the lines of real logins that end in every way."""
         bodies = {'yes': ACCEPTS, 'no': REJECTS, 'down': 'exit 111', 'crash': 'kill -SEGV $$'}
+        bodies['found'] = refuses(2)
         for name, body in bodies.items():
             self.tool(name, f'ulimit -c 0; {body}')
         address = {'TCPREMOTEIP': '192.0.2.7'}
@@ -93,6 +91,7 @@ class Fail2ban(Case):
             (None, address, ('no', 'yes')),
             (None, address, ('failure=temporary', 'no', 'crash')),
             (None, {**address, 'AUTHORIZED': '1'}, ('no',)),
+            (None, {**address, 'AUTHORIZED': '1'}, ('found',)),
         )
         for banned, environment, tools in chains:
             self.configure(*(one if '=' in one else self.path(one) for one in tools))
@@ -101,28 +100,29 @@ class Fail2ban(Case):
             for line in read_file(f'{login.folder}/2').decode().splitlines():
                 yield LoggedLine(line, banned if 'result=' in line else None)
 
-    def logged_by_function(self, login: str, **environment: str) -> str:
-        """Return the line of a refused login, as the script makes it."""
-        lines: list[str] = []
-        log = mock.Mock(write=lambda line, priority: lines.append(line))
-        values = {name.encode(): text.encode() for name, text in environment.items()}
-        with mock.patch.dict(script.posix.environ, values):
-            one = script.Login('/wrapper', [b'true'], log)
-            one.name = login.encode()
-            one.end(script.Outcome(script.REJECTED, 1, tool='/bin/no'))
-        return f'qmail-pwrap[17]: {lines[0]}'
+    def logged_of(self, login: str, **environment: str) -> str:
+        """Return the line of a login that is refused."""
+        triple = login.encode() + b'\0wrong\0\0'
+        done = self.login('true', triple=triple, env=environment)
+        [line] = read_file(f'{done.folder}/2').decode().splitlines()
+        self.assertIn('result=rejected ', line)
+        return line
 
     def logged_lines(self) -> Iterator[LoggedLine]:
         yield from self.logged_by_logins()
+        self.configure(self.path('no'))
         for login in FORGERIES:
-            line = self.logged_by_function(login, TCPREMOTEIP='192.0.2.8')
-            yield LoggedLine(line, '192.0.2.8')
-            yield LoggedLine(self.logged_by_function(login, TCPREMOTEIP=''), None)
+            yield LoggedLine(self.logged_of(login, TCPREMOTEIP='192.0.2.8'), '192.0.2.8')
+        for login in FORGERIES[::4]:
+            yield LoggedLine(self.logged_of(login), None)
         for address in FORGED_ADDRESSES:
-            yield LoggedLine(self.logged_by_function('alice', TCPREMOTEIP=address), None)
-        for address in ('::1', '198.51.100.255', '::ffff:192.0.2.9'):
-            line = self.logged_by_function('alice', TCPREMOTEIP=address)
-            yield LoggedLine(line, address.replace('::ffff:', ''))
+            for name in ('TCPREMOTEIP', 'REMOTE_HOST'):  # this may be the name of a host, too
+                yield LoggedLine(self.logged_of('alice', **{name: address}), None)
+        yield LoggedLine(self.logged_of('alice', REMOTE_HOST='client.example.net'), None)
+        for name in ('TCPREMOTEIP', 'SSLREMOTEIP'):
+            for address in ('::1', '198.51.100.255', '::ffff:192.0.2.9'):
+                line = self.logged_of('alice', **{name: address})
+                yield LoggedLine(line, address.replace('::ffff:', ''))
 
     def test_filter_bans_who_was_rejected_and_nobody_else(self) -> None:
         """The filter finds the address of each result=rejected line that has one, at the line's
