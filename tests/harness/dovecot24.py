@@ -58,10 +58,11 @@ def place(folder: Path, path: str, **replaced: str | os.PathLike[str]) -> str:
     return str(write_file(folder / os.path.basename(path), text, 0o755))
 
 
-def vmail_line(login: str, password: str, uid: int, gid: int, home: str | Path) -> str:
+def vmail_line(login: str, password: str | bytes, uid: int, gid: int, home: str | Path) -> str:
     """Return a line of check-vmail's file."""
     salt = os.urandom(16)
-    key = hashlib.scrypt(password.encode(), salt=salt, n=16384, r=8, p=1)
+    secret = password.encode() if isinstance(password, str) else password
+    key = hashlib.scrypt(secret, salt=salt, n=16384, r=8, p=1)
     return f'{login}:{(salt + key).hex()}:{uid}:{gid}::{home}:/bin/sh\n'
 
 
