@@ -11,10 +11,11 @@ from pathlib import Path
 
 from tests.harness import machine, servers
 from tests.harness.documents import BIN, CONTROL, block, commands, example, readme, words
+from tests.harness.dovecot24 import CHECK_VMAIL
 from tests.harness.logins import ACCEPTS, REJECTS, Case
 from tests.harness.machine import TOP, needs, program
 from tests.harness.processes import read_file
-from tests.harness.tools import cvm
+from tests.harness.tools import knows
 
 
 class Commands(Case):
@@ -42,14 +43,14 @@ class Commands(Case):
         """--test of the first configuration prints what is shown; 2 if everybody gets in."""
         real, login = '/usr/bin/checkpassword.login', self.tool('login', REJECTS)
         text = block(first='# pwrap.conf: all').replace(real, login)
-        tool = self.tool('cvm', cvm([('bob@example.org', 'builder')]))
-        text, count = re.subn(r'(?m)^(name=cvm ).*$', rf'\g<1>{tool}', text)
-        self.assertEqual(count, 1)
+        tool = self.tool('vmail', knows([('bob@example.org', 'builder')]))
+        self.assertIn(CHECK_VMAIL, text)
+        text = text.replace(CHECK_VMAIL, tool)
         self.write('pwrap.conf', text)
         said = self.say('--test', 'bob@example.org', given=b'builder\n')
         self.assertEqual(said.code, 0)
         self.assertIn(words(block('test')), self.shown(said.output, login=real))
-        self.tool('cvm', ACCEPTS)
+        self.tool('vmail', ACCEPTS)
         self.assertEqual(self.say('--test', 'bob@example.org', given=b'x\n').code, 2)
 
     def test_new_file_before_the_old_one(self) -> None:
@@ -136,22 +137,19 @@ class FirstConfiguration(Case):
 
     @needs('cvm')
     def test_the_line_for_cvm(self) -> None:
-        """cvm takes the line of /etc/vmail that is shown: it accepts bob, refuses with 100, and has
-        trouble without the file or the home."""
-        [line] = re.findall(
-            r'^echo "(.*)" >/etc/vmail$', '\n'.join(commands('apt-get install')), re.M
-        )
+        """cvm in the example's line accepts, refuses with 100, and has trouble without its file or
+        the home."""
+        [tool] = re.findall(r'(?m)^# (.* /usr/bin/cvm-checkpassword .*)$', example())
         home = self.path('bob')
-        for name, value in (('id -u vmail', os.getuid()), ('id -g vmail', os.getgid())):
-            line = line.replace(f'$({name})', str(value))
-        file = self.write('vmail', line.replace('/var/vmail/bob', home) + '\n')
-        text = block(first='# pwrap.conf: all').replace('/etc/vmail', file)
-        self.write('pwrap.conf', f'log=stderr\n{text}')
+        line = f'bob@example.org:builder:{os.getuid()}:{os.getgid()}::{home}:/bin/false\n'
+        file = self.write('vmail', line)
+        self.assertIn('/etc/vmail', tool)
+        self.configure('failure=temporary', tool.replace('/etc/vmail', file))
         os.mkdir(home)
         for login, password, code in (
             ('example.org', 'builder', 0),
             ('example.org', 'x', 1),
-            ('x', 'builder', 1),
+            ('x.example.org', 'builder', 1),
         ):
             triple = f'bob@{login}\0{password}\0\0'.encode()
             self.assertEqual(self.login('true', triple=triple).code, code, triple)
@@ -164,8 +162,8 @@ class FirstConfiguration(Case):
     @needs('dovecot 2.3')
     @unittest.skipUnless(os.path.isdir(DEBIANS), f'not as in Debian: {DEBIANS} is not there')
     def test_the_steps_for_dovecot(self) -> None:
-        """With Debian's files changed as is shown, only the wrapper is asked about passwords, as
-        root, and users are looked up in the three places."""
+        """With Debian's files changed as is shown for Debian 12, only the wrapper is asked about
+        passwords, as root, and with what is said of LMTP, users are looked up in three places."""
         folder = self.path('dovecot')
         shutil.copytree(self.DEBIANS, folder)
         steps = [
@@ -178,7 +176,10 @@ class FirstConfiguration(Case):
             text, count = re.subn(pattern, new, text)
             self.assertEqual(count, 1, name)
             self.write(f'dovecot/conf.d/{name}', text)
-        self.write('dovecot/local.conf', block('dovecot'))
+        text = block('dovecot', '# for LMTP')
+        for fields in re.findall(r'(driver = [\w-]+)(?:, (args = .*))?', text.splitlines()[0]):
+            text += '\n'.join(('userdb {', *fields, '}\n'))
+        self.write('dovecot/local.conf', text)
         done = self.run_program('doveconf', '-c', f'{folder}/dovecot.conf', '-n')
         self.assertEqual(done.code, 0, done.output)
         databases = re.findall(
