@@ -18,6 +18,9 @@ from tests.harness.processes import read_file
 from tests.harness.tools import knows
 
 
+NO_SYSTEM_LOG = 'warning: there is no system log (/dev/log) here; log=stderr needs none'
+
+
 class Commands(Case):
     def shown(self, output: str, **paths: str) -> str:
         """Return what a command printed, with the paths that README.md shows."""
@@ -35,6 +38,8 @@ class Commands(Case):
         said = self.say('--check')
         self.assertEqual(said.code, 1)
         output = self.shown(said.output, login='/usr/bin/checkpassword.login')
+        # Not on every machine.
+        output = output.replace(words(NO_SYSTEM_LOG) + ' ', '')
         self.assertIn(words(block('check')), output)
         self.write('pwrap.conf', good)
         self.assertEqual(self.say('--check').code, 0)
@@ -109,7 +114,7 @@ class RunFiles(Case):
             self.write(f'bin/{name}', f'#!/bin/sh\n{body}\n', 0o755)
         os.symlink(machine.SCRIPT, self.path('bin/qmail-pwrap'))
         self.configure(self.tool('yes', ACCEPTS))
-        lines = [one for one in commands('# qmail-smtpd') if not one.startswith('#')]
+        lines = [one for one in commands('# qmail-smtpd') if not one.startswith(('#', 'swaks '))]
         self.assertEqual(len(lines), 7)
         for number, line in enumerate(lines, 1):
             with self.subTest(line=line):

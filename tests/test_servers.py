@@ -7,10 +7,12 @@ import hmac
 import imaplib
 import poplib
 import re
+import shlex
 import subprocess
 import unittest
 
 from tests.harness import servers, tools
+from tests.harness.documents import commands
 from tests.harness.machine import needs, program
 from tests.harness.mailhost import MailHost, OnAMailHost, smtp_send
 from tests.harness.processes import LONG_ENOUGH, wait_until
@@ -74,6 +76,20 @@ class Smtp(OnAMailHost):
             )
             self.assertEqual(done.returncode, code, done.stdout + done.stderr)
         self.assertEqual(len(list((recipient.maildir / 'new').iterdir())), 1)
+
+    @needs('swaks')
+    def test_the_line_that_tries_a_wrong_password(self) -> None:
+        """README.md's line brings 535 with a wrong password, and would bring 235 with the right one."""
+        [line] = [one for one in commands('# qmail-smtpd') if one.startswith('swaks ')]
+        user = self.host.bob
+        line = line.replace('mail.example.org', f'{servers.LOOPBACK}:{self.port}')
+        line = line.replace(' alice ', f' {user.login} ')
+        for password, reply in (('no', '535'), (user.password, '235')):
+            done = subprocess.run(
+                [*shlex.split(line)[:-1], password],
+                check=False, capture_output=True, text=True, timeout=60,
+            )  # fmt: skip
+            self.assertRegex(done.stdout, rf'(?m)^<\S* +{reply} ')
 
     def test_the_chain_changes_while_the_server_runs(self) -> None:
         """A tool taken out of the configuration does not count at the next login, and counts again once it is back."""
