@@ -1436,7 +1436,8 @@ def find_ways(paths: 'list[str]') -> 'list[str]':
 
 def stop(number: int, frame: object) -> None:
     """Handle a signal that asks --test to end; those that come besides say the same."""
-    _signal.pthread_sigmask(SIG_BLOCK, STOPPING)
+    for one in STOPPING:  # blocked, they might have come already
+        _signal.signal(one, do_nothing)
     raise KeyboardInterrupt(number)
 
 
