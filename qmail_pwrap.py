@@ -238,7 +238,7 @@ class Login:
         if auth == b'0':
             outcome = Outcome('', DISABLED, ACCEPT)
         elif outcome is None and configuration.problems:
-            outcome = Outcome(next(iter(configuration.problems)))
+            outcome = Outcome(configuration.problems[0])
         if outcome is None:
             posix.close(3)
             reserve_descriptors()
@@ -277,38 +277,37 @@ class Login:
     # The triple ----------------------------------------------------------------------------------
 
     def read_triple(self) -> 'Outcome | None':
-        """Read descriptor 3 to its end. Return None, or what the login comes to if that fails."""
-        failure = self.read_descriptor()
+        """Fill the triple from a descriptor 3 of any kind, to its end.
+
+        Returns None, or what the login comes to if that fails.
+        """
+        failure = None
+        try:
+            posix.set_blocking(3, True)
+            count = 1
+            while count != 0 and self.size < len(self.triple):
+                count = posix.readv(3, [memoryview(self.triple)[self.size :]])
+                self.size += count
+        except OSError as error:
+            problem = f'descriptor 3 is not open, or cannot be read: {error.strerror}'
+            failure = Outcome(problem, code=MISUSED)
         end_of_name = max(0, self.triple.find(0, 0, self.size))
         self.name = bytes(self.triple[:end_of_name])
-        # No line besides the result for this and for too long a login: the network could send many.
-        if failure is None and self.triple.count(0, 0, self.size) < 2:
-            failure = Outcome(code=MISUSED)
         # Source: Dovecot's manual, "CheckPassword", section userdb. The tool finds AUTHORIZED=1,
         # sets it to 2 and becomes checkpassword-reply, which ends with 2: "found". 3 means "no such
         # user".
         self.is_lookup = posix.environ.get(b'AUTHORIZED') == b'1'
-        self.has_password = self.triple[end_of_name + 1] != 0
+        # No line besides the result for these two: the network could send many.
+        if self.size > TRIPLE_LIMIT:
+            failure = Outcome('', REJECTED, REJECT)
+        elif failure is None and self.triple.count(0, 0, self.size) < 2:
+            failure = Outcome(code=MISUSED)
         if failure is None:
+            self.has_password = self.triple[end_of_name + 1] != 0
             self.is_lookup = self.is_lookup and not self.has_password
         elif self.is_lookup:  # in which 2 would say that the user was found, and 1 is no answer
             failure = Outcome(failure.problem)
         return failure
-
-    def read_descriptor(self) -> 'Outcome | None':
-        """Fill the triple from a descriptor 3 of any kind. Return as read_triple() does."""
-        try:
-            posix.set_blocking(3, True)
-            while self.size < len(self.triple):
-                count = posix.readv(3, [memoryview(self.triple)[self.size :]])
-                if count == 0:
-                    return None
-                self.size += count
-        except OSError as error:
-            return Outcome(
-                f'descriptor 3 is not open, or cannot be read: {error.strerror}', code=MISUSED
-            )
-        return Outcome('', REJECTED, REJECT)  # too long
 
     # The chain -----------------------------------------------------------------------------------
 
@@ -762,12 +761,16 @@ class Supervisor:
         """
         self.gives_up_on_signal = False  # this wait is short, and not to be given up
         for number, seconds in ((SIGTERM, 1), (SIGKILL, 2)):
-            # This process stands in that group if it could not go back to where it was.
-            if self.group != posix.getpgrp():
-                send_signal(-self.group, number)
-            send_signal(self.child, number)  # it may have left its group
+            self.send_to_all(number)
             event = self.wait(seconds)
         return event == ENDED
+
+    def send_to_all(self, number: int) -> None:
+        """Send the child and its process group a signal."""
+        # This process stands in that group if it could not go back to where it was.
+        if self.group != posix.getpgrp():
+            send_signal(-self.group, number)
+        send_signal(self.child, number)  # it may have left its group
 
     def wait_for_session(self) -> int:
         """Wait for the end of the session, if there is one, and pass signals on to it.
@@ -784,8 +787,10 @@ class Supervisor:
         posix.closerange(0, 65536)
         while not self.reap():
             number = _signal.sigwait(self.handled)
-            if number != SIGCHLD:
-                send_signal(self.child, SIGKILL if self.gives_up_on_signal else number)
+            if self.gives_up_on_signal and number != SIGCHLD:
+                self.send_to_all(SIGKILL)
+            elif number != SIGCHLD:
+                send_signal(self.child, number)
         return self.code
 
 
@@ -905,7 +910,7 @@ class Configuration:
         self.shown_path = escape(self.path, 200)
         self.values = dict(DEFAULTS)
         self.tools: 'list[Tool]' = []
-        self.problems: 'dict[str, str]' = {}  # each with the line that it is about
+        self.problems: 'list[str]' = []
         self.file_settings_seen: 'set[str]' = set()
         try:
             self.read()
@@ -914,9 +919,9 @@ class Configuration:
         if self.problems:
             self.values['auth'] = '1'  # a broken file never switches authentication off
 
-    def refuse(self, why: str, line: str = '', where: str = '') -> None:
-        """Add a problem; line, where: what it is about, if that is not the whole file."""
-        self.problems[f'{self.shown_path}{where}: {why}'] = line
+    def refuse(self, why: str, where: str = '') -> None:
+        """Add a problem; where: ":" and the number of its line, if it is not the whole file."""
+        self.problems.append(f'{self.shown_path}{where}: {why}')
 
     def read(self) -> None:
         """Add what the file says, and what is wrong with it. Raises OSError."""
@@ -936,13 +941,13 @@ class Configuration:
             try:
                 self.add_line(number, line)
             except ValueError as error:
-                self.refuse(str(error), line, f':{number}')
+                self.refuse(str(error), f':{number}')
         if not is_blank_or_comment(line) and not self.has_only_paths:
             # A line that a full disk has cut short can be a valid one, and let everybody in. Files
             # in the form of qmail-pwrap 0.3 may end like this, as they did there: of a path that is
             # cut short, little is a program.
             why = 'no newline at the end: the file may have been cut short'
-            self.refuse(why, line, f':{number}')
+            self.refuse(why, f':{number}')
         if not self.tools and not self.problems:
             self.refuse('no tool is enabled')
 
@@ -978,8 +983,12 @@ class Configuration:
 
 def split_line(line: str) -> 'list[str]':
     """Return the words of a line as a shell sees them, none for a comment. Raises ValueError."""
+    if line.startswith(('\xef\xbb\xbf', '\xff\xfe', '\xfe\xff')):
+        raise ValueError('a byte order mark: save the file without one, as plain text')
     if '\0' in line:
         raise ValueError('a NUL byte')
+    if line.endswith('\\'):
+        raise ValueError('a line cannot be continued')
     if is_blank_or_comment(line):
         return []
     if '"' in line or "'" in line or '\\' in line:
@@ -1003,11 +1012,15 @@ def parse_setting(word: str) -> 'tuple[str, str]':
     """Return name and value of a setting. Raises ValueError, with what the setting takes."""
     name, equals, value = word.partition('=')
     if not equals:
-        raise ValueError('neither a setting (name=value) nor an absolute path')
+        raise ValueError('neither a setting (name=value, without blanks) nor an absolute path')
     if name not in DEFAULTS:
-        raise ValueError(f'unknown setting {escape(name.encode("latin-1"), 30)}=')
+        import difflib  # 5 ms, only for a mistake
+
+        close = difflib.get_close_matches(name, DEFAULTS, 1)
+        advice = f'did you mean {close[0]}=?' if close else 'for a variable, put /usr/bin/env first'
+        raise ValueError(f'unknown setting {escape(name.encode("latin-1"), 30)}=; {advice}')
     if not is_right(name, value):
-        raise ValueError(f'{name}= takes {TAKES[name]}')
+        raise ValueError(f'{name}= takes {TAKES[name]}, without blanks')
     return name, value
 
 
@@ -1223,7 +1236,7 @@ def check(program: str, logins: 'tuple[str, ...]') -> int:
 
     configuration = Configuration()
     print(f'configuration: {configuration.shown_path}')
-    problems = [text + find_advice(text, line) for text, line in configuration.problems.items()]
+    problems = configuration.problems
     doubts = []
     for number, tool in enumerate(configuration.tools, 1):
         state = describe_state(tool)
@@ -1282,26 +1295,6 @@ def describe_state(tool: Tool) -> str:
     return 'ok'
 
 
-def find_advice(problem: str, line: str) -> str:
-    """Return what to do about a line that is wrong, if a common mistake can be told; or nothing."""
-    import difflib
-
-    names = [word.partition('=')[0] for word in line.split()]
-    unknown = ''.join([name for name in names if name not in DEFAULTS][:1])
-    close = difflib.get_close_matches(unknown.lower(), DEFAULTS, 1)
-    if line.startswith(('\xef\xbb\xbf', '\xff\xfe', '\xfe\xff')):
-        return '; it begins with a byte order mark: save the file without one, as plain text'
-    if line.endswith('\\'):
-        return '; a line cannot be continued'
-    if any(wrong in f'{line} ' for wrong in (' ,', ', ', ' =', '= ')):
-        return '; put no blank before or after a comma or ='
-    if 'unknown setting' not in problem:
-        return ''
-    if unknown.isupper():
-        return '; to set a variable for a tool, put /usr/bin/env in front'
-    return f'; did you mean {close[0]}=?' if close else ''
-
-
 def find_doubts(configuration: Configuration, program: str) -> 'list[str]':
     """Return what is no mistake for certain, but should be looked at; some of it twice."""
     import importlib.util
@@ -1327,8 +1320,8 @@ def find_doubts(configuration: Configuration, program: str) -> 'list[str]':
     doubts += find_doubts_about_patterns(values['users'])
     for files, needed, trouble in (
         (paths, 0, 'others can change it, and so have every password'),
-        ([file], 0o004, 'not everybody can read it: a server of another user gets 111'),
-        ([program, __file__], 0o005, 'not everybody can run it: sessions of other users fail'),
+        ([file], 0o044, 'only its owner can read it: a server of another user gets 111'),
+        ([program, __file__], 0o004, 'others cannot read it: sessions of other users fail'),
     ):
         doubts += find_doubtful_places(files, needed, trouble)
     return doubts
@@ -1390,8 +1383,9 @@ def is_fresh(form: str) -> bool:
 def find_doubtful_places(files: 'list[str]', needed: int, trouble: str) -> 'list[str]':
     """Return which places on the way to files have a mode or owner that they should not have.
 
-    needed: the bits that the mode of each file has to have; its folders may be entered then. With
-    none, only root and this user shall be able to change the places. trouble: what happens else.
+    needed: of these bits, the mode of each file has to have one, and that of each folder one of
+    those that let the same users enter. With none, only root and this user shall be able to change
+    the places. trouble: what happens else.
     """
     import os
 
@@ -1400,8 +1394,7 @@ def find_doubtful_places(files: 'list[str]', needed: int, trouble: str) -> 'list
         status = os.lstat(place)
         mode = status.st_mode
         is_folder = _stat.S_ISDIR(mode)
-        wanted = 0o001 if is_folder else needed
-        is_doubtful = mode & wanted != wanted
+        is_doubtful = mode & (needed >> 2 if is_folder else needed) == 0
         if not needed:
             # In a folder such as /tmp, nobody can replace what another has there.
             is_open = is_folder and not mode & _stat.S_ISVTX or _stat.S_ISREG(mode)
@@ -1450,11 +1443,14 @@ def try_login(program: str, login: str) -> int:
     Raises OSError, and KeyboardInterrupt if a signal has ended this.
     """
     import os
+    import resource
 
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # no core file may hold the password
     reserve_descriptors()
     _signal.signal(SIGCHLD, SIG_DFL)
     for number in STOPPING:
-        _signal.signal(number, stop)
+        if _signal.getsignal(number) != SIG_IGN:
+            _signal.signal(number, stop)
     if Configuration().values['auth'] == '0':
         show('auth=0: everybody is let in; the tools are asked all the same', BAD)
     os.environ['AUTH'] = '1'
