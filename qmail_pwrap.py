@@ -152,6 +152,7 @@ def main(program: str) -> None:
             if code < 0:
                 end_by_signal(-code)
     except BaseException as error:  # a traceback would end with 1: "the password is wrong"
+        code = TRY_LATER
         log.write(f'internal error: {describe_error(error)}')
         # The wrapper logs the result of the login that a report step belongs to.
         if not first.startswith(REPORT) and (login is None or not login.is_decided):
@@ -360,31 +361,39 @@ class Login:
         """
         since = time.monotonic()
         needs_report = self.has_session
-        with Pipe() as triple, Pipe(needs_report) as report, Pipe(needs_report) as answer:
+        with Pipe() as triple:
             posix.write(triple.writer, memoryview(self.triple)[: self.size])  # a pipe holds it
-            triple.close_writer()
-            step = self.make_step(report, answer)
-            command: 'list[bytes | str]' = [*tool.command, *step, *self.prog]
-            try:
-                self.supervisor.start(command, self.environment, triple.reader)
-                if step:
-                    # For end_by_signal(), and now, while the tool works: there, without
-                    # descriptors, nothing can be imported.
-                    import resource  # noqa: F401
-                limit = int(tool.settings['timeout'])
-                event = self.supervisor.wait(limit, report, ''.join(step[1:]))
-                outcome = self.judge(tool, event, triple.reader)
-            except OSError as error:
-                outcome = judge_failed_start(error)
-            outcome.tool = tool.name
-            self.log.show_answer(outcome, time.monotonic() - since)
-            if outcome.verdict == ACCEPTED:
-                # Log first, then answer: there is no session that nothing has logged. Should the
-                # report step have died meanwhile, the tool's end is that of the session.
-                self.end(outcome)
-                if step:
-                    posix.write(answer.writer, b'+')
+            triple.close_writer()  # before the others need descriptors
+            with Pipe(needs_report) as report, Pipe(needs_report) as answer:
+                step = self.make_step(report, answer)
+                outcome = self.run(tool, step, triple.reader, report)
+                outcome.tool = tool.name
+                self.log.show_answer(outcome, time.monotonic() - since)
+                if outcome.verdict == ACCEPTED:
+                    # Log first, then answer: there is no session that nothing has logged. Should
+                    # the report step have died meanwhile, the tool's end is that of the session.
+                    self.end(outcome)
+                    if step:
+                        posix.write(answer.writer, b'+')
         return outcome
+
+    def run(self, tool: 'Tool', step: 'list[str]', triple_reader: int, report: 'Pipe') -> Outcome:
+        """Start a tool, wait for its answer, and return that.
+
+        step: the words of the report step, which will write to the pipe named report.
+        """
+        command: 'list[bytes | str]' = [*tool.command, *step, *self.prog]
+        try:
+            self.supervisor.start(command, self.environment, triple_reader)
+        except OSError as error:
+            return judge_failed_start(error)
+        if step:
+            # For end_by_signal(), and now, while the tool works: there, without descriptors,
+            # nothing can be imported.
+            import resource  # noqa: F401
+        limit = int(tool.settings['timeout'])
+        event = self.supervisor.wait(limit, report, ''.join(step[1:]))
+        return self.judge(tool, event, triple_reader)
 
     def make_step(self, report: 'Pipe', answer: 'Pipe') -> 'list[str]':
         """Return the words of the report step, which inherits these pipes; none if none is needed.
@@ -628,6 +637,7 @@ def become(prog: 'list[str]', environment: 'dict[bytes, bytes]', log: 'Log') -> 
             pass
         except OSError as error:
             why = f'{error.strerror}'
+    _signal.signal(SIGPIPE, SIG_IGN)  # again: nobody may listen to the log any more
     log.write(f'{escape(name.encode(errors="surrogateescape"), 200)}: prog cannot be run: {why}')
 
 
