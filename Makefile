@@ -172,8 +172,9 @@ done
 endef
 
 # Not every Debian has all of them: Debian 13 has no cvm.
-TEST_PACKAGES = make python3 gcc libc6-dev qpsmtpd dovecot-core dovecot-pop3d dovecot-imapd dovecot-auth-lua ucspi-tcp \
-    fgetty cvm checkpw pamtester swaks fail2ban strace xinetd daemontools systemd sudo locales util-linux passwd procps
+TEST_PACKAGES = make python3 gcc libc6-dev qpsmtpd dovecot-core dovecot-pop3d dovecot-imapd dovecot-lmtpd dovecot-auth-lua \
+    ucspi-tcp fgetty cvm checkpw pamtester swaks fail2ban strace xinetd daemontools systemd sudo locales util-linux \
+    passwd procps
 
 help:
 	@echo 'make demo       show what it does, on this machine, as any user'
@@ -193,7 +194,7 @@ test:
 	@python3 -m tests.harness.run $(TESTFLAGS)
 
 # What another Python may change: the script, run by it. The other tests need servers, or are about this source tree.
-OTHER_TESTS = servers run_files lookups documents fail2ban first_hour script install command test_deps harness
+OTHER_TESTS = servers dovecot24 run_files lookups documents fail2ban first_hour script install command test_deps harness
 PYTHON_TESTS = $(filter-out $(OTHER_TESTS:%=tests/test_%.py),$(sort $(wildcard tests/test_*.py)))
 
 test-python:

@@ -15,6 +15,7 @@ from tests.harness.dovecot24 import CHECK_LDAP, CHECK_VMAIL, VMAIL, place, vmail
 from tests.harness.logins import Case, Way, both_ways
 from tests.harness.machine import needs
 from tests.harness.processes import LONG_ENOUGH, read_file
+from tests.harness.syslog import SyslogListener
 
 BOB, BUILDER = 'bob@example.org', 'builder'
 
@@ -166,6 +167,19 @@ class CheckVmail(Tool):
             self.assertEqual(self.ask(triple), 111)
         os.mkdir(self.file)
         self.assertEqual(self.ask(right), 111)
+
+    @needs('syslog')
+    def test_the_log_says_what_the_trouble_is(self) -> None:
+        """And nothing of what is no trouble."""
+        with SyslogListener() as log:
+            command = log.command((self.tool_path,))
+            for password in (BUILDER, 'wrong'):
+                self.login('/bin/true', triple=triple_of(BOB, password), command=command)
+            self.assertEqual(log.lines('check-vmail'), [])
+            os.remove(self.file)
+            self.login('/bin/true', triple=triple_of(BOB, BUILDER), command=command)
+            line = log.wait_for(rf"^FileNotFoundError: .*'{self.file}'")
+        self.assertEqual((line.facility, line.severity, line.tag), (2, 3, 'check-vmail'))
 
     def test_prog_gets_what_the_tool_had(self) -> None:
         """All arguments, the environment with the user's, every descriptor but 3, and SIGPIPE as it is for programs."""

@@ -17,7 +17,6 @@ from tests.harness.machine import TOP, needs, program
 from tests.harness.processes import read_file
 from tests.harness.tools import knows
 
-
 NO_SYSTEM_LOG = 'warning: there is no system log (/dev/log) here; log=stderr needs none'
 
 
