@@ -131,9 +131,10 @@ class Said(NamedTuple):
 class Case(unittest.TestCase):
     """A test with a folder of its own, for tools, a configuration and the logins that use them."""
 
-    command: Sequence[str] = (machine.SCRIPT,)  # what a server is told to run
+    command: Sequence[str]  # what a server is told to run
 
     def setUp(self) -> None:
+        self.command = (machine.command(),)
         self.addCleanup(os.umask, os.umask(0o022))
         self._limit_time()
         self.folder = machine.make_folder('pwrap-test-')
@@ -248,7 +249,10 @@ class Case(unittest.TestCase):
         os.mkdir(folder)
         words = [*(self.command if command is None else command), *prog]
         environment = {**self.environment(), **(env or {})} if whole_env is None else whole_env
-        if machine.SCRIPT in words and not {'PWRAP_CONF', b'PWRAP_CONF'} & environment.keys():
+        if {machine.SCRIPT, machine.command()} & {*words} and not {
+            'PWRAP_CONF',
+            b'PWRAP_CONF',
+        } & environment.keys():
             raise AssertionError(
                 'without PWRAP_CONF this would read the configuration of the machine'
             )

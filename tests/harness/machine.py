@@ -175,6 +175,18 @@ def _place_script() -> str:
 SCRIPT = _place_script()
 
 
+@functools.cache
+def command() -> str:
+    """Return the path of the command to be tested, as `make install` makes it; where there is no make, of the script."""
+    if lacks('make'):
+        return SCRIPT
+    folder = make_folder('pwrap-installed-')
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    words = [program('make'), '-s', '-C', TOP, 'install', f'DESTDIR={folder}', f'PYTHON={PYTHON}']
+    subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    return f'{folder}/var/qmail/bin/qmail-pwrap'
+
+
 def import_script(path: str = SCRIPT) -> ModuleType:
     """Return the script as a module, for tests of single functions."""
     spec = importlib.util.spec_from_file_location('qmail_pwrap', path)

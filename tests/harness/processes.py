@@ -5,6 +5,9 @@
 
 The supervisor takes in every orphan below it, and tells how the process ended. It lives until nothing is left below
 it. When the test ends or dies, the socket closes, and it kills all that is left.
+
+To fork a process that has loaded all the tests takes long. So the supervisors are forked by the starter, which is a
+small one, unless the test has something to call in the new process.
 """
 
 from __future__ import annotations
@@ -12,17 +15,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import functools
+import marshal
 import os
 import resource
 import select
 import signal
 import socket
 import struct
+import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -103,24 +109,24 @@ class Process:
         """
         self.code: int | None = None
         self._socket, theirs = socket.socketpair()
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
-        try:
-            self._supervisor = fork()
-            if not self._supervisor:
-                with leaving(1):
-                    control = theirs.detach()
-                    supervise(
-                        control, lambda: become(words, environment, descriptors, folder, before)
-                    )
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        theirs.close()
-        self.session = self._supervisor
-        numbers = [self._hear(LONG_ENOUGH) for _ in ('pid', 'group')]
+        order = Order(
+            [os.fsencode(word) for word in words],
+            {os.fsencode(name): os.fsencode(value) for name, value in environment.items()},
+            list(descriptors),
+            folder,
+        )
+        given = list(descriptors.values())
+        self._child = 0  # the supervisor, if it is one of this process
+        with theirs:
+            if before:
+                self._child = fork_supervisor(theirs, order, given, before)
+            else:
+                starter().ask(self._socket, theirs, order, given)
+        numbers = [self._hear(LONG_ENOUGH) for _ in ('session', 'pid', 'group')]
+        self.session, self.pid, self.group = (number or 0 for number in numbers)
         if None in numbers:
             self.end()
-            raise AssertionError(f'{words[0]} does not start')
-        self.pid, self.group = (number or 0 for number in numbers)
+            raise AssertionError(f'{words[0]!r} does not start')
 
     def _hear(self, seconds: float) -> int | None:
         """Return the next number that the supervisor says within that time."""
@@ -177,9 +183,10 @@ class Process:
             self.over()
         self._socket.shutdown(socket.SHUT_WR)
         if not self._supervisor_ends(ENDING + 5):
-            os.kill(self._supervisor, signal.SIGKILL)
+            os.kill(self.session, signal.SIGKILL)
         self._socket.close()
-        os.waitpid(self._supervisor, 0)
+        if self._child:
+            os.waitpid(self._child, 0)
 
     def _supervisor_ends(self, seconds: float) -> bool:
         """Wait for the end of the supervisor, with what it may still have to say."""
@@ -216,6 +223,15 @@ def leaving(code: int) -> Iterator[None]:
 MORE_THAN_ALL = 65536  # descriptors
 
 
+class Order(NamedTuple):
+    """What a process is to be: a program with its words and environment, with descriptors in these places, in a folder."""
+
+    words: list[bytes]
+    environment: dict[bytes, bytes]
+    places: list[int]
+    folder: str
+
+
 def close_all_but(*keep: int) -> None:
     """Close every descriptor but these, whether or not a /proc could tell which are open."""
     first = 0
@@ -241,25 +257,19 @@ def default_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def become(
-    words: Sequence[str],
-    environment: Mapping[str, str] | Mapping[bytes, bytes],
-    descriptors: Mapping[int, int],
-    folder: str,
-    before: Callable[[], object] | None,
-) -> None:
-    """In the new process: put the descriptors in their places, and become the program."""
-    copies = {to: out_of_the_way(number) for to, number in descriptors.items()}
-    for to, number in copies.items():
+def become(order: Order, given: list[int], before: Callable[[], object] | None) -> None:
+    """In the new process: put the descriptors that it is given in their places, and become the program."""
+    copies = [out_of_the_way(number) for number in given]
+    for to, number in zip(order.places, copies):
         os.dup2(number, to)
         os.close(number)
-    close_all_but(*descriptors, *started_descriptors)
-    os.chdir(folder)
+    close_all_but(*order.places, *started_descriptors)
+    os.chdir(order.folder)
     os.umask(0o022)
     default_signals()
     if before:
         before()
-    os.execve(words[0], list(words), environment)
+    os.execve(order.words[0], order.words, order.environment)
 
 
 # The supervisor
@@ -267,6 +277,75 @@ def become(
 started_descriptors: list[
     int
 ] = []  # in the new process: the end of the pipe that closes when the program starts
+
+
+def fork_supervisor(
+    control: socket.socket, order: Order, given: list[int], before: Callable[[], object]
+) -> int:
+    """Start a supervisor of the process that is ordered, as a child of this one; return its pid."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
+    try:
+        child = fork()
+        if not child:
+            with leaving(1):
+                supervise(control.detach(), lambda: become(order, given, before))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return child
+
+
+class Starter:
+    """A small process that forks supervisors. It ends with this one."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        words = [sys.executable, '-IS', os.path.abspath(__file__)]
+        with theirs:
+            to_be_0 = (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)
+            os.posix_spawn(words[0], words, os.environ, file_actions=[to_be_0])
+
+    def ask(
+        self, ours: socket.socket, theirs: socket.socket, order: Order, given: list[int]
+    ) -> None:
+        """Have the process started that is ordered: theirs is its supervisor's end of the socket, and ours is the test's."""
+        socket.send_fds(self._socket, [b'.'], [theirs.fileno(), *given])
+        data = marshal.dumps(tuple(order))
+        ours.sendall(NUMBER.pack(len(data)) + data)
+
+
+starter = functools.cache(Starter)
+
+
+def serve() -> None:
+    """Be the starter."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the test hears of their ends
+    listener = socket.socket(fileno=0)
+    while True:
+        message, received, _, _ = socket.recv_fds(listener, 1, 1000)
+        if not message:
+            return
+        if not fork():
+            with leaving(1):
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                control, *given = received
+                order = Order(
+                    *marshal.loads(read(control, *NUMBER.unpack(read(control, NUMBER.size))))
+                )
+                supervise(control, lambda: become(order, given, None))  # noqa: B023
+        for number in received:
+            os.close(number)
+
+
+def read(descriptor: int, count: int) -> bytes:
+    """Read that many bytes."""
+    data = b''
+    while len(data) < count:
+        some = os.read(descriptor, count - len(data))
+        if not some:
+            raise EOFError('the test is gone')
+        data += some
+    return data
 
 
 def supervise(control: int, run: Callable[[], None]) -> None:
@@ -290,6 +369,7 @@ def supervise(control: int, run: Callable[[], None]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
     readable(started, ENDING)
     os.close(started)
+    tell(control, os.getpid())
     tell(control, pid)
     tell(control, leader)
     poller = select.poll()
@@ -395,3 +475,7 @@ def members_of_sessions(sessions: set[int]) -> list[int]:
             if os.getsid(number) in sessions:
                 found.append(number)
     return found
+
+
+if __name__ == '__main__':
+    serve()
