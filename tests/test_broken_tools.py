@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import unittest
 
@@ -68,6 +69,31 @@ class Broken(ProbeCase):
                 tool = tools[name]
                 self.check(login, tool, f'^{re.escape(tool)}: killed by SIG{name}$')
 
+    @both_ways
+    def test_without_descriptors_nobody_is_asked(self, way: Way) -> None:
+        """Where the server leaves too few of them, the log says what is missing, and whoever gets in was asked."""
+        conf = self.chain(self.tool('good', ACCEPTS))
+        logins = {}
+        for most in (*range(5, 16), 32):
+            limits = most, most
+
+            def before(limits: tuple[int, int] = limits) -> None:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+            logins[most] = self.start(*way.prog, env=conf, before=before)
+        found = {}
+        for most, login in logins.items():
+            login.wait()
+            found[most] = login.code
+            if login.code == way.code:
+                self.assertEqual(login.result()['result'], 'accepted')
+                continue
+            with self.subTest(most=most):
+                self.assertEqual((login.code, login.result()['result']), (111, 'temporary'))
+                self.assertIn('Too many open files', '\n'.join(login.problems()))
+                self.assertNotIn('internal error', '\n'.join(login.problems()))
+        self.assertEqual((found[5], found[32]), (111, way.code))
+
     def test_who_is_stopped_is_killed_when_its_time_is_over(self) -> None:
         """A tool that stops itself, or that somebody has stopped, is one that hangs."""
         tool = self.tool('stops', 'kill -STOP $$; exec "$@"')
@@ -91,13 +117,13 @@ class Broken(ProbeCase):
         ]
         tool = self.tool('hangs', f'exec {setpriv} --reuid=0 sleep 1000')
         good = self.tool('good', ACCEPTS)
-        chain = self.chain(f'timeout=2 {tool}', good)
+        chain = self.chain(f'timeout=1 {tool}', good)
         logins = [
             self.start(*prog, command=command, env=chain) for prog in (('true',), SESSION.prog)
         ]
         for login in logins:
             self.check(
-                login, tool, f'^{re.escape(tool)}: timed out after 2 s and cannot be killed$'
+                login, tool, f'^{re.escape(tool)}: timed out after 1 s and cannot be killed$'
             )
         pids = [int(word) for word in read_file(self.path('hangs.ran')).split()]
         self.assertEqual([alive(pid) for pid in pids], [True, True], 'they could be killed')
