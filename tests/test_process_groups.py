@@ -124,10 +124,12 @@ class Groups(ProbeCase):
         setsid, no = machine.program('setsid'), self.tool('no', REJECTS)
         command = [machine.program('unshare'), '--pid', '--fork', '--kill-child', machine.SCRIPT]
         shows = 'import os; print(os.getpid() == os.getpgrp())'
-        self.configure(f'{setsid} {no}', self.yes)
-        login = self.login(machine.PYTHON, '-IS', '-c', shows, command=command)
-        self.assert_ends(login, 0, 'accepted', self.yes)
-        self.assertEqual(login.output(1), b'False\n')
+        for chain in ([self.yes], [f'{setsid} {no}', self.yes]):
+            self.configure(*chain)
+            with self.subTest(chain=chain):
+                login = self.login(machine.PYTHON, '-IS', '-c', shows, command=command)
+                self.assert_ends(login, 0, 'accepted', self.yes)
+                self.assertEqual(login.output(1), b'False\n')
         self.assertEqual(self.ran('no'), 1)
 
     def test_a_signal_to_the_group_reaches_a_session(self) -> None:
