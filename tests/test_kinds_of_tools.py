@@ -11,7 +11,7 @@ from typing import Any
 from tests.harness import machine
 from tests.harness.logins import Way, alive, both_ways, read_file, wait_until
 from tests.harness.machine import needs
-from tests.harness.probes import CAT, PROBE, ProbeCase, status_fields
+from tests.harness.probes import CAT, PLAIN, PROBE, ProbeCase, status_fields
 from tests.harness.tools import (
     ACCEPTS,
     FORKS,
@@ -146,8 +146,9 @@ class ChangesOfUser(ProbeCase):
         again."""
         setpriv = machine.program('setpriv')
         to_user = [setpriv, f'--reuid={self.uid}', f'--regid={self.gid}', '--clear-groups']
-        self.compare(to_user)
-        self.compare([*to_user, '--no-new-privs', '--bounding-set=-all'])
+        plain = PLAIN.split()
+        self.compare([*to_user, *plain])
+        self.compare([*to_user, '--no-new-privs', '--bounding-set=-all', *plain])
 
     def test_a_session_of_another_user_is_in_the_right_group(self) -> None:
         """The report step has no rights any more when it goes back there."""
