@@ -291,12 +291,13 @@ for number in range(5, 31):
     def test_the_time_limit_holds(self) -> None:
         """Although nobody can report any more: a tool that goes on for ever is killed."""
         body = self.FORKS_AND_CLOSES.replace('os._exit(', 'import time; time.sleep(1000); (')
-        for name, text in (('holds', body), ('closes', 'os.closerange(4, 1024)\n' + body)):
-            tool = self.python_tool(name, text)
-            self.configure(f'timeout=1 {tool}')
-            with self.subTest(name):
-                login = self.login(self.session)
-                self.assertEqual((login.code, login.result()['result']), (111, 'temporary'))
+        bodies = {'holds': body, 'closes': 'os.closerange(4, 1024)\n' + body}
+        tools = [self.python_tool(name, text) for name, text in bodies.items()]
+        logins = [self.start(self.session, env=self.chain(f'timeout=1 {tool}')) for tool in tools]
+        for tool, login in zip(tools, logins):
+            with self.subTest(tool):
+                self.assertEqual(login.wait().code, 111)
+                self.assertEqual(login.result()['result'], 'temporary')
                 self.assert_helped(login, tool, 'timed out after 1 s and was killed')
         self.assertEqual(self.ran('session'), 0)
 
@@ -420,16 +421,14 @@ class GivenUp(ProbeCase):
 
     def test_in_its_last_second(self) -> None:
         """A tool that accepts when it is told to end, in the second before it is killed, is too late."""
-        for way, body in ((QUICK, 'exit 0'), (SESSION, 'exec "$@"')):
-            tool = self.tool(
-                'late',
-                f"{READS}; trap 'echo >>$dir/told; {body}' TERM; while :; do sleep 0.01; done",
-            )
-            self.configure(f'timeout=1 {tool}')
-            with self.subTest(way=way.name):
-                prog = way.prog if way is QUICK else (self.session,)
-                problem = 'timed out after 1 s and was killed$'
-                self.assert_ends(self.login(*prog), 111, 'temporary', tool, problem)
+        logins = []
+        for prog, accepts in (('true', 'exit 0'), (self.session, 'exec "$@"')):
+            trap = f"trap 'echo >>$dir/told; {accepts}' TERM"
+            tool = self.tool(accepts[:4], f'{READS}; {trap}; while :; do sleep 0.01; done')
+            logins.append(self.start(prog, env=self.chain(f'timeout=1 {tool}')))
+        for login in logins:
+            problem = 'timed out after 1 s and was killed$'
+            self.assert_ends(login, 111, 'temporary', None, problem)
         self.assertEqual((read_file(self.path('told')), self.ran('session')), (b'\n\n', 0))
 
     def check(self, login: Login, code: int, result: str, problem: str) -> None:

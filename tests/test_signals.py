@@ -301,14 +301,6 @@ os.write(int(argv[1].split(':')[1]), argv[1].encode())
         self.assert_ends(login, -signal.SIGSEGV, 'accepted', tool)
         self.assertFalse(login.dumped_core)
 
-    def test_also_where_nothing_can_be_opened(self) -> None:
-        """A session may take every descriptor of the system, or of the wrapper: its end is told all the same."""
-        takes = 'import resource\nresource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (0, 0))\n'
-        session = self.python_tool('session', takes + self.KILLS_ITSELF)
-        for number in (signal.SIGTERM, signal.SIGSEGV):
-            with self.subTest(signal=number):
-                self.check(session, number, self.may_dump_core)
-
 
 if __name__ == '__main__':
     unittest.main()
