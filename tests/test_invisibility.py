@@ -104,15 +104,15 @@ class Arguments(ProbeCase):
     def test_arrive_untouched_in_every_character_set(self) -> None:
         """Also in those that lack some bytes or put two into one character, and in those with which Python by
         itself would not start."""
-        charmap = machine.program('locale')
+        locale = machine.program('locale')
         for charset in ('ISO-8859-3', 'BIG5', 'EUC-JP', 'EUC-TW', 'GEORGIAN-PS', 'TCVN5712-1'):
             name = f'xx.{charset}'
             self.run_program(
                 'localedef', '-c', '-i', 'POSIX', '-f', charset, self.path(f'xx.{charset}')
             )
-            locale = {'LOCPATH': self.folder, 'LC_ALL': name}
-            self.assertEqual(self.run_program(charmap, 'charmap', **locale).output.strip(), charset)
-            self.check_words(**locale)
+            said = self.run_program(locale, 'charmap', LOCPATH=self.folder, LC_ALL=name)
+            self.assertEqual(said.output.strip(), charset)
+            self.check_words(LOCPATH=self.folder, LC_ALL=name)
 
     def test_names_of_script_and_prog_may_hold_any_bytes(self) -> None:
         """The script, its folder and prog have names that are no text in any locale."""

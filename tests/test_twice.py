@@ -18,10 +18,10 @@ PARTS = ('with prog true', 'with a session', 'with a random password')
 
 class Twice(Person):
     def try_parts(
-        self, *login: str, given: bytes = RIGHT
+        self, login: str = 'alice@example.org', given: bytes = RIGHT
     ) -> tuple[int | None, dict[str, list[str]]]:
         """Run --test; return its exit code and the lines of each of its parts."""
-        code, lines = self.try_login(*login, given=given)
+        code, lines = self.try_login(login, given)
         self.assertEqual(lines[-1], f'the exit code: {code}')
         parts: dict[str, list[str]] = {}
         name = ''
