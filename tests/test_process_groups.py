@@ -215,7 +215,7 @@ class GivingUp(ProbeCase):
         """Who ignores TERM is killed a second later, and who ends is not waited for."""
         ignores = self.begin(self.tool('ignores', f'trap "" TERM; {HANGS}'))
         ends = [self.begin(self.tool('hangs', HANGS)) for _ in range(2)]
-        self.assertGreaterEqual(self.milliseconds(ignores), 2000)
+        self.assertIn(self.milliseconds(ignores), range(2000, 5000))
         self.assertLess(min(map(self.milliseconds, ends)), 2000)
 
 
