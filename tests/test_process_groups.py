@@ -195,6 +195,17 @@ class GivingUp(ProbeCase):
         self.assertEqual(len(pids), 3)
         wait_until(lambda: not any(map(alive, pids)), 'the helpers are gone')
 
+    def test_what_an_interrupted_tool_has_left_goes_too(self) -> None:
+        """A signal for the session has ended the tool; its helpers, which did not get it, are killed."""
+        helper = 'sh -c "trap : TERM; echo \\$\\$ >$dir/pid; : >$dir/ready; while :; do sleep 1000; done" &'
+        with self.held(
+            'true', env=self.chain(self.tool('tool', f'{READS}; {helper} wait'))
+        ) as login:
+            os.kill(login.pid, signal.SIGTERM)
+            self.assert_ends(login, 111, 'temporary', None, 'killed by SIGTERM$')
+        pid = int(read_file(self.path('pid')))
+        wait_until(lambda: not alive(pid), 'it is gone')
+
     def test_what_it_runs_elsewhere_it_can_end_itself(self) -> None:
         """As sudo and an inner wrapper do, who hear of it by TERM: what they run is in no group of this
         wrapper's."""
