@@ -92,7 +92,7 @@ class SetuidFront(Case):
                         )
                         self.assertEqual(login.code, 111)
                         self.assertEqual((login.output(1), login.output(2)), (b'', b''))
-                        lines = [line.text for line in log.lines('qmail-pwrap')]
+                        lines = [line.text for line in log.lines(f'qmail-pwrap[{login.pid}]')]
                         self.assertEqual(len(lines), 1, lines)
                         self.assertIn(REFUSED, lines[0])
         self.assertFalse(os.path.exists(self.path('ran')))

@@ -132,15 +132,13 @@ class AsFound(ProbeCase):
             ([crash, self.yes], (*shell, 'exit 0'), 0, 'accepted'),
             ([hangs, self.yes], (*shell, 'exit 7'), 7, 'accepted'),
         ]
-        logins = [
-            (
-                left,
-                self.start(*case[1], env=self.chain('timeout=1', *case[0]), before=left.before),
-                case,
-            )
-            for left in (Left('ignored', ignore, CHILD), Left('blocked', block, CHILD))
-            for case in cases
-        ]
+        logins = []
+        for left in (Left('ignored', ignore, CHILD), Left('blocked', block, CHILD)):
+            for case in cases:
+                tools, prog, _, _ = case
+                limit = 'timeout=1' if hangs in tools else 'timeout=0'  # no end is seen by that
+                login = self.start(*prog, env=self.chain(limit, *tools), before=left.before)
+                logins.append((left, login, case))
         for left, login, (tools, prog, code, result) in logins:
             with self.subTest(left.name, tools=tools, prog=prog):
                 self.assertEqual(login.wait().code, code)
