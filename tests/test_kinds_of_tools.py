@@ -9,16 +9,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.harness import machine
-from tests.harness.logins import Way, both_ways
+from tests.harness.logins import Way, alive, both_ways, read_file, wait_until
 from tests.harness.machine import needs
 from tests.harness.probes import CAT, PLAIN, PROBE, ProbeCase, status_fields
 from tests.harness.tools import (
     ACCEPTS,
     FORKS,
+    HANGS,
     PERMUTES,
     PYTHON_ACCEPTS,
     PYTHON_BECOMES,
     PYTHON_READS,
+    READS,
     REJECTS,
     changes_to,
 )
@@ -71,6 +73,8 @@ class Kinds(ProbeCase):
         self.compare(self.python_tool('twice', PYTHON_READS + GRANDCHILD))
         in_session = FORKS.replace('not child:', 'not child:\n    os.setsid()')
         self.compare(self.python_tool('session', in_session))
+        subprocess = 'import subprocess\nos._exit(subprocess.call(argv, close_fds=False))'
+        self.compare(self.python_tool('python', PYTHON_READS + subprocess))
         self.compare(self.tool('shell', 'cat <&3 >/dev/null; nice -n 0 "$@" 3<&-; exit'))
 
     @needs('util-linux')
@@ -104,29 +108,8 @@ class Kinds(ProbeCase):
         self.compare(self.tool('changes', body))
 
     def test_those_that_leave_descriptor_3_open(self) -> None:
-        """They accept without reading it, or without closing it."""
-        self.compare(*PLAIN.split())
+        """They read it, and do not close it."""
         self.compare(self.tool('reads', 'cat <&3 >/dev/null; exec "$@"'))
-
-    @both_ways
-    def test_those_that_do_not_read_the_triple(self, way: Way) -> None:
-        """Their verdict counts like any other, whatever is left in the pipe."""
-        for name, body, accepts in (
-            ('refuses-unread', 'exit 1', False),
-            ('refuses-closed', 'exec 3<&-; exit 1', False),
-            ('accepts-unread', 'exec 3<&-; exec "$@"', True),
-            ('accepts-open', 'exec "$@"', True),
-            ('accepts-read', 'cat <&3 >/dev/null; exec "$@"', True),
-            ('accepts-half', 'head -c 9 <&3 >/dev/null; exec "$@"', True),
-        ):
-            tool = self.tool(name, body)
-            self.configure(tool)
-            with self.subTest(name):
-                login = self.login(*way.prog)
-                result = login.result()
-                self.assertEqual(login.code, way.code if accepts else 1)
-                self.assertEqual(result['result'], 'accepted' if accepts else 'rejected')
-                self.assertEqual((result['tool'], login.problems()), (tool, []))
 
 
 @needs('root', 'public python')
@@ -163,8 +146,9 @@ class ChangesOfUser(ProbeCase):
         again."""
         setpriv = machine.program('setpriv')
         to_user = [setpriv, f'--reuid={self.uid}', f'--regid={self.gid}', '--clear-groups']
-        self.compare(to_user)
-        self.compare([*to_user, '--no-new-privs', '--bounding-set=-all'])
+        plain = PLAIN.split()
+        self.compare([*to_user, *plain])
+        self.compare([*to_user, '--no-new-privs', '--bounding-set=-all', *plain])
 
     def test_a_session_of_another_user_is_in_the_right_group(self) -> None:
         """The report step has no rights any more when it goes back there."""
@@ -177,24 +161,66 @@ class ChangesOfUser(ProbeCase):
                 group = login.pid if before else login.group
                 self.assertEqual(login.output(1).split(), [b'%d' % self.uid, b'%d' % group])
 
-    @needs('sudo')
-    def test_sudo_counts_by_its_exit_code(self) -> None:
-        """Behind sudo, which forks, changes the user and closes what it inherited, 0 is accepted,
-        and any other code of prog counts as the tool's."""
-        body = 'cat <&3 >/dev/null; exec 3<&-; exec sudo -n -u nobody -- "$@"'
-        sudo = self.tool('sudo', body)
-        self.configure(sudo)
+
+@needs('root', 'namespaces', 'public folder', 'public python', 'sudo', 'util-linux', 'mount')
+class Sudo(ProbeCase):
+    """The real sudo, with a sudoers of this test's own in place of the machine's."""
+
+    STOCK = """
+Defaults env_reset
+Defaults mail_badpass
+Defaults secure_path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+Defaults use_pty
+root ALL=(ALL:ALL) ALL
+"""
+    RECIPE = f'{STOCK}Defaults closefrom_override\nnobody ALL=(root) NOPASSWD: ALL\n'
+    HERE = 'mount --bind "$0" /etc/sudoers && exec "$@"'
+
+    def under(self, sudoers: str, *command: str) -> list[str]:
+        """Return a command that finds this sudoers."""
+        private = [machine.program('unshare'), '--mount', '--propagation', 'private', '--']
+        path = self.write('sudoers', sudoers, 0o440)
+        return [*private, '/bin/sh', '-c', self.HERE, path, *command]
+
+    def test_without_its_option_it_is_trouble_behind_a_session(self) -> None:
+        """Its child has closed all from 3 up, and the log says what helps. With prog true it works."""
+        tool = self.tool('tool', f'{READS}; exec sudo -n -u nobody -- "$@"')
+        self.configure(tool)
+        command = self.under(self.STOCK, *self.command)
+        self.assert_ends(self.login('true', command=command), 0, 'accepted', tool)
+        login = self.login(self.tool('session', 'exit 7'), command=command)
+        self.assertEqual((login.code, login.result()['result']), (111, 'temporary'))
+        self.assertIn('sudo -C 64', login.problems()[0])
+        self.assertEqual(self.ran('session'), 0)
+
+    def test_with_it_everything_works(self) -> None:
+        """Behind `sudo -C 64`, run by root or by another, a session is reported, its exit code is the login's, and
+        a refusal is one. A tool that hangs is gone when its time is over, although another user's."""
+        uid, gid = machine.someone()
+        setpriv = [machine.program('setpriv'), f'--reuid={uid}', f'--regid={gid}', '--clear-groups']
+        sudo = f'{machine.program("sudo")} -n -C 64'
+        no, hangs = self.tool('no', REJECTS), self.tool('hangs', HANGS)
         shell = '/bin/sh', '-c'
-        for prog, code in (
-            (('true',), 0),
-            ((*shell, 'id -un'), 0),
-            ((*shell, 'id -un; exit 7'), 7),
-        ):
-            with self.subTest(prog):
-                direct, login = self.login(*prog, command=(sudo,)), self.login(*prog)
-                self.assertEqual((login.code, login.output(1)), (code, direct.output(1)))
-                result = 'rejected' if code else 'accepted'
-                self.assertEqual(login.result()['result'], result)
+        for become in ([], setpriv):
+            command = self.under(self.RECIPE, *become, *self.command)
+            for tool, words, code, output in (
+                (self.yes, ('true',), 0, b''),
+                (self.yes, (*shell, 'id -un'), 0, b'root\n'),
+                (self.yes, (*shell, 'id -un; exit 7'), 7, b'root\n'),
+                (no, (*shell, 'id -un'), 1, b''),
+            ):
+                with self.subTest(words=words, become=become):
+                    self.configure(f'name=sudo {sudo} -- {tool}')
+                    login = self.login(*words, command=command)
+                    self.assert_ends(login, code, 'rejected' if tool == no else 'accepted', 'sudo')
+                    self.assertEqual(login.output(1), output)
+        self.configure(f'timeout=1 {sudo} -- {hangs}')
+        commands = [self.under(self.RECIPE, *become, *self.command) for become in ([], setpriv)]
+        for login in [self.start(*shell, command=command) for command in commands]:
+            self.assert_ends(login, 111, 'temporary', None, 'timed out after 1 s and was killed$')
+        pids = [int(word) for word in read_file(self.path('hangs.ran')).split()]
+        self.assertEqual(len(pids), 2)
+        wait_until(lambda: not any(map(alive, pids)), 'they are gone')
 
 
 if __name__ == '__main__':

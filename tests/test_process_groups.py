@@ -1,5 +1,5 @@
-"""Process groups: where tool and session stand, what a tool leaves behind; and how the wrapper
-waits."""
+"""Process groups: where tool and session stand, how a tool is ended, what it leaves behind; and how the
+wrapper waits."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import unittest
 from collections.abc import Callable
 
 from tests.harness import machine
-from tests.harness.imported import SCRIPT
 from tests.harness.logins import (
+    QUICK,
     REJECTS,
     SESSION,
     Login,
@@ -27,7 +27,7 @@ from tests.harness.logins import (
 )
 from tests.harness.machine import needs
 from tests.harness.probes import CATCHER, PASSED_ON, PROBE, ProbeCase
-from tests.harness.tools import CLOSES_ALL, FORKS, HANGS, PYTHON_BECOMES
+from tests.harness.tools import FORKS, HANGS, PYTHON_BECOMES, READS
 
 LEADERS: tuple[Callable[[], object] | None, ...] = (None, os.setpgrp, os.setsid)  # for before=
 
@@ -48,12 +48,11 @@ class Groups(ProbeCase):
 
     def test_a_session_is_where_it_would_be_without_the_wrapper(self) -> None:
         """In the same group and session, whether the wrapper leads one or not, and whether the tool
-        becomes prog, forks, or closes what it inherits."""
+        becomes prog or forks."""
         probe = self.python_tool('probe', PROBE)
         for name, tool in (
             ('becomes', self.yes),
             ('forks', self.python_tool('forks', FORKS)),
-            ('closes', self.python_tool('closes', CLOSES_ALL)),
         ):
             self.configure(tool)
             for before in LEADERS:
@@ -111,25 +110,27 @@ class Groups(ProbeCase):
             with self.subTest(last=last):
                 self.configure(no, f'{setsid} {no}', f'{setsid} {last}')
                 self.assertEqual(self.login(*way.prog, before=be_alone).code, code)
+        if way is SESSION:
+            return
         self.configure(f'timeout=1 {self.tool("hangs", HANGS)}', f'{setsid} {no}')
         login = self.login(*way.prog, before=be_alone)
         self.assertEqual((login.code, login.result()['result']), (1, 'temporary'))
         self.assertRegex(login.problems()[0], 'timed out after 1 s and was killed$')
 
-    def test_a_hung_tool_goes_with_its_helpers_and_nobody_else(self) -> None:
-        """What it has started in its group is killed with it, whoever leads that, and the wrapper
-        lives on."""
-        helper = "(trap '' TERM HUP; echo $(sh -c 'echo $PPID') >>$dir/helpers; exec sleep 1000) &"
-        self.tool('hangs', f'{helper}\nwhile [ ! -s $dir/helpers ]; do sleep 0.01; done\n{HANGS}')
-        self.configure(f'timeout=2 {self.path("hangs")}', self.yes)
-        logins = [self.start(*SESSION.prog, before=before) for before in LEADERS]
-        for login in logins:
-            self.assertEqual(login.wait().code, SESSION.code)
-            self.assertEqual(len(login.problems()), 1)
-            self.assertRegex(login.problems()[0], 'timed out after 2 s and was killed$')
-        pids = [int(word) for word in read_file(self.path('helpers')).split()]
-        self.assertEqual(len(pids), 3)
-        wait_until(lambda: not any(map(alive, pids)), 'the helpers are gone')
+    @needs('namespaces', 'util-linux')
+    def test_a_group_without_a_number_is_none_to_go_to(self) -> None:
+        """Where the wrapper's group is of another pid namespace, and so 0: neither the session nor a tool becomes
+        the leader of one for it, so that setsid(1) does not fork."""
+        setsid, no = machine.program('setsid'), self.tool('no', REJECTS)
+        command = [machine.program('unshare'), '--pid', '--fork', '--kill-child', machine.SCRIPT]
+        shows = 'import os; print(os.getpid() == os.getpgrp())'
+        for chain in ([self.yes], [f'{setsid} {no}', self.yes]):
+            self.configure(*chain)
+            with self.subTest(chain=chain):
+                login = self.login(machine.PYTHON, '-IS', '-c', shows, command=command)
+                self.assert_ends(login, 0, 'accepted', self.yes)
+                self.assertEqual(login.output(1), b'False\n')
+        self.assertEqual(self.ran('no'), 1)
 
     def test_a_signal_to_the_group_reaches_a_session(self) -> None:
         """As when a supervisor of services ends the whole group."""
@@ -167,53 +168,73 @@ class Groups(ProbeCase):
             os.close(slave)
 
 
-class ChoosingAGroup(unittest.TestCase):
-    """The function that chooses it, called in new processes."""
+class GivingUp(ProbeCase):
+    """A tool whose time is over is told to end, and killed if it has not within a second."""
 
-    def choose(self, before: Callable[[], object]) -> bool:
-        """Tell whether the tool would lead its group; check that this process is where it has to
-        be."""
+    def begin(self, line: str) -> Login:
+        """Start a login whose one tool has a second."""
+        return self.start('true', env=self.chain(f'timeout=1 {line}'))
 
-        def joins_its_own() -> None:
-            before()
-            former, own = os.getpgrp(), os.getpid()
-            supervisor = SCRIPT.Supervisor(kills_on_signal=False)
-            assert supervisor.enter_own_group() and own == os.getpgrp() != former
-            assert supervisor.enter_own_group()
-            assert SCRIPT.join_group(former)
-            assert os.getpgrp() == former
+    def milliseconds(self, login: Login) -> int:
+        """Return how long the login took, which ended with its tool's time."""
+        self.assert_ends(login, 111, 'temporary', None, 'timed out after 1 s and was killed$')
+        return int(login.result()['ms'])
 
-        def stays() -> None:
-            before()
-            former = os.getpgrp()
-            assert not SCRIPT.Supervisor(kills_on_signal=False).enter_own_group()
-            assert os.getpgrp() == former
+    def test_a_hung_tool_goes_with_its_helpers_and_nobody_else(self) -> None:
+        """What it has started in its group is killed with it, whatever that ignores and whoever leads the group,
+        and the wrapper lives on."""
+        helper = "(trap '' TERM HUP; echo $(sh -c 'echo $PPID') >>$dir/helpers; exec sleep 1000) &"
+        self.tool('hangs', f'{helper}\nwhile [ ! -s $dir/helpers ]; do sleep 0.01; done\n{HANGS}')
+        self.configure(f'timeout=1 {self.path("hangs")}', self.yes)
+        logins = [self.start(*SESSION.prog, before=before) for before in LEADERS]
+        for login in logins:
+            self.assertEqual(login.wait().code, SESSION.code)
+            self.assertEqual(len(login.problems()), 1)
+            self.assertRegex(login.problems()[0], 'timed out after 1 s and was killed$')
+        pids = [int(word) for word in read_file(self.path('helpers')).split()]
+        self.assertEqual(len(pids), 3)
+        wait_until(lambda: not any(map(alive, pids)), 'the helpers are gone')
 
-        found = [machine.succeeds_in_a_child(one) for one in (joins_its_own, stays)]
-        self.assertEqual(sum(found), 1)
-        return found[1]
+    def test_what_an_interrupted_tool_has_left_goes_too(self) -> None:
+        """A signal for the session has ended the tool; its helpers, which did not get it, are killed."""
+        helper = 'sh -c "trap : TERM; echo \\$\\$ >$dir/pid; : >$dir/ready; while :; do sleep 1000; done" &'
+        with self.held(
+            'true', env=self.chain(self.tool('tool', f'{READS}; {helper} wait'))
+        ) as login:
+            os.kill(login.pid, signal.SIGTERM)
+            self.assert_ends(login, 111, 'temporary', None, 'killed by SIGTERM$')
+        pid = int(read_file(self.path('pid')))
+        wait_until(lambda: not alive(pid), 'it is gone')
 
-    def test_a_tool_leads_only_if_this_process_does(self) -> None:
-        """The tool leads its group if this process leads one, and not otherwise."""
-        self.assertFalse(self.choose(lambda: None))
-        self.assertTrue(self.choose(os.setpgrp))
-        self.assertTrue(self.choose(os.setsid))
+    def test_what_it_runs_elsewhere_it_can_end_itself(self) -> None:
+        """As sudo and an inner wrapper do, who hear of it by TERM: what they run is in no group of this
+        wrapper's."""
+        runs = 'setsid sh -c \'echo $$ >$0; exec sleep 1000\' $dir/{}.pid & trap "kill $!; exit 1" TERM; wait'
+        hangs = self.tool('hangs', runs.format('inner'))
+        inner = self.write('inner.conf', f'log=stderr\ntimeout=0 {hangs}\n')
+        outer = self.tool('outer', f'{READS}; {runs.format("outer")}')
+        wrapper = f'{machine.program("env")} PWRAP_CONF={inner} {machine.SCRIPT}'
+        logins = [self.begin(line) for line in (outer, wrapper)]
+        for login, name in zip(logins, ('outer', 'inner')):
+            with self.subTest(name):
+                self.assertEqual(login.wait().code, 111)
+                pid = int(read_file(self.path(f'{name}.pid')))
+                self.assertIn('timed out after 1 s and was killed', login.problems()[-1])
+                wait_until(lambda pid=pid: not alive(pid), 'it is gone')  # type: ignore[misc]
 
-    def test_a_group_of_another_session_cannot_be_joined(self) -> None:
-        """A tool may have made a session: then the step stays there, and says so."""
-        former = os.getpgrp()
-
-        def leave_and_join() -> None:
-            os.setsid()
-            assert not SCRIPT.join_group(former)
-
-        self.assertTrue(machine.succeeds_in_a_child(leave_and_join))
+    def test_it_has_a_second_and_no_more(self) -> None:
+        """Who ignores TERM is killed a second later, and who ends is not waited for."""
+        ignores = self.begin(self.tool('ignores', f'trap "" TERM; {HANGS}'))
+        ends = [self.begin(self.tool('hangs', HANGS)) for _ in range(2)]
+        self.assertIn(self.milliseconds(ignores), range(2000, 5000))
+        self.assertLess(min(map(self.milliseconds, ends)), 2000)
 
 
 class LeftBehind(ProbeCase):
     """What a tool has started and left behind, when it has answered."""
 
     LEAVES = """
+os.read(3, 512)
 if not os.fork():
     {own}
     with open(READY, 'w') as file:
@@ -231,7 +252,7 @@ while not os.path.exists(READY) or not os.path.getsize(READY):
         for end, code, result in (
             (PYTHON_BECOMES, way.code, 'accepted'),
             ('os._exit(1)', 1, 'rejected'),
-            ('os._exit(0)', 0, 'accepted'),
+            ('os._exit(0)', *((0, 'accepted') if way is QUICK else (111, 'temporary'))),
         ):
             for own in ('', 'os.setsid()'):
                 tool = self.python_tool('tool', self.LEAVES.format(own=own, end=end))

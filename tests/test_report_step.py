@@ -1,5 +1,5 @@
-"""The report step, which stands in prog's place: whether prog was reached, and no session that is
-not logged."""
+"""The report step, which stands in prog's place: only its report accepts, and no session is not
+logged."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ import signal
 import time
 import unittest
 
-from tests.harness import machine
-from tests.harness.imported import SCRIPT
+from tests.harness import faults, machine
 from tests.harness.logins import (
     ACCEPTS,
+    QUICK,
     REJECTS,
     SESSION,
     Login,
-    Way,
-    both_ways,
     read_file,
     wait_until,
 )
@@ -28,77 +26,139 @@ from tests.harness.tools import (
     FORKS,
     PYTHON_BECOMES,
     PYTHON_READS,
+    READS,
 )
 
 # A tool that is, in Python, its own report step: what stands in prog's place is not run.
 PLAYS_THE_STEP = """
 while os.read(3, 512): pass
-report, answer = [int(end.partition('.')[0]) for end in argv[1].split(':')[1:3]]
+own = argv[1].encode()
+report, answer = map(int, argv[1].split(':')[1:3])
 """
+REPORTS = PLAYS_THE_STEP + 'os.write(report, own)\n'
 
 
-class Conversation(unittest.TestCase):
-    """The two ends of the two pipes, by the functions that hold them."""
+class InProgsPlace(ProbeCase):
+    """What stands on the command line of a tool."""
+
+    def words(self, *prog: str) -> list[str]:
+        """Return the words that a tool gets."""
+        self.configure(self.tool('prints', 'printf "%s\\0" "$@"; exit 1'))
+        return self.login(*prog).output(1).decode().split('\0')[:-1]
+
+    def test_nothing_is_added_before_a_prog_that_is_no_session(self) -> None:
+        """Before true, by any of its names, and before Dovecot's checkpassword-reply, wherever it is: a tool gets
+        prog as it is."""
+        for prog in (
+            *(('true',), ('/bin/true',), ('/usr/bin/true',), ('true', '-x', 'a b')),
+            *(('/usr/lib/dovecot/checkpassword-reply',), ('checkpassword-reply', '', 'x')),
+            ('./checkpassword-reply',),
+        ):
+            with self.subTest(prog):
+                self.assertEqual(self.words(*prog), list(prog))
+
+    def test_before_a_session_two_words_are_added(self) -> None:
+        """Before any other prog stand the program and its argument, of which no shell would change
+        anything, and no tool takes it for an option."""
+        for prog in (
+            *(('prog',), ('/opt/true',), ('./true', '-x'), ('falsetrue', '')),
+            *(('my-checkpassword-reply',), ('/checkpassword-reply/x',), ('checkpassword-reply2',)),
+        ):
+            with self.subTest(prog):
+                words = self.words(*prog)
+                self.assertEqual(words[0], self.command[0])
+                self.assertRegex(words[1], r'^qmail_pwrap\.report:\d+:\d+:\d+:2:\d+\.\d+:\d+\.\d+$')
+                self.assertEqual(words[2:], list(prog))
+
+    def test_it_is_found_from_any_folder(self) -> None:
+        """The script may be started by a relative path, and the tool may change the folder."""
+        self.configure(self.tool('moves', f'{READS}; cd /; exec "$@"'))
+        machine.copy_with_python(machine.SCRIPT, self.path('copy.py'))
+        for command in ('./copy.py', 'bin/../copy.py'):
+            with self.subTest(command):
+                login = self.login(*SESSION.prog, command=(command,))
+                self.assertEqual((login.code, login.problems()), (SESSION.code, []))
+
+
+class NoSession(ProbeCase):
+    """Behind true and checkpassword-reply a tool's own end decides, so one that runs only the first word of
+    prog, as Dovecot's documentation has it, is right."""
+
+    FIRST_WORD_ONLY = {
+        'shell': f'{READS}; exec $1',
+        'execl': PYTHON_READS + 'os.execl(argv[0], argv[0])',
+        'system': PYTHON_READS + 'os._exit(os.WEXITSTATUS(os.system(argv[0])))',
+    }
 
     def setUp(self) -> None:
-        self.pipes = SCRIPT.ReportPipes()
-        self.addCleanup(self.pipes.__exit__)
-        self.report, self.answer = self.pipes.report, self.pipes.answer
-
-    def exchange(self) -> bool:
-        return bool(SCRIPT.exchange_report(self.report.writer, self.answer.reader))
-
-    def test_the_step_reports_and_goes_on_when_it_is_answered(self) -> None:
-        """The step writes a byte, and its answer lets it go on."""
-        self.assertTrue(self.pipes.answer_the_step())
-        self.assertTrue(self.exchange())
-        self.assertEqual(os.read(self.report.reader, 9), b'+')
-
-    def test_the_step_does_not_go_on_without_an_answer(self) -> None:
-        """The wrapper is gone, or has given the tool up, after the report or before: prog must not
-        start."""
-        self.answer.close_end(self.answer.writer)
-        self.assertFalse(self.exchange(), 'no answer')
-        self.report.close_end(self.report.reader)
-        self.assertFalse(self.exchange(), 'nobody hears the report')
-
-    def test_the_wrapper_knows_when_the_step_is_gone(self) -> None:
-        """An answer that nobody can read is no answer: the login is not logged as accepted for
-        it."""
-        self.pipes.close_the_steps_ends()
-        self.assertFalse(self.pipes.answer_the_step())
-
-    def test_only_the_ends_of_the_step_are_inherited(self) -> None:
-        """A tool inherits the two ends that the step needs: with the others, no pipe would ever
-        end."""
-        inherited = {self.report.writer, self.answer.reader}
-        for end in self.report.open_ends + self.answer.open_ends:
-            self.assertEqual(os.get_inheritable(end), end in inherited)
-
-    def test_the_argument_is_one_plain_word(self) -> None:
-        """No tool takes it for an option, a shell would not change it, and it says what the step
-        has to know."""
-        ends = f'{self.report.writer}.{{}}:{self.answer.reader}.{{}}'.format(
-            *(SCRIPT.file_identity(end) for end in (self.report.writer, self.answer.reader))
+        super().setUp()
+        self.tools = {
+            name: (self.tool if name == 'shell' else self.python_tool)(name, body)
+            for name, body in self.FIRST_WORD_ONLY.items()
+        }
+        self.session = self.tool('session', 'exit 7')
+        self.reply = self.tool(
+            'checkpassword-reply', 'echo reply >&4; test "$AUTHORIZED" = 2 && exit 2; exit 0'
         )
-        for to_stderr, log in ((True, 'stderr'), (False, 'syslog')):
-            argument = self.pipes.make_argument(to_stderr)
-            self.assertEqual(argument, f'qmail_pwrap.report:{ends}:{os.getpgrp()}:{log}')
-            self.assertRegex(argument, r'^[a-z][a-z0-9_.:]+$')
 
-    def test_a_pipe_is_known_from_any_other_file(self) -> None:
-        """What identifies an end is the same for both ends of a pipe, for no other pipe, and empty
-        for no file."""
-        identities = [
-            SCRIPT.file_identity(end)
-            for pipe in (self.report, self.answer)
-            for end in pipe.open_ends
-        ]
-        self.assertEqual(identities[0], identities[1])
-        self.assertEqual(len(set(identities)), 2)
-        self.report.close()
-        self.assertEqual(SCRIPT.file_identity(self.report.reader), '')
-        self.assertEqual(SCRIPT.file_identity('/nonexistent'), '')
+    def test_who_runs_only_the_first_word_accepts(self) -> None:
+        """With 0, or with 2 where Dovecot looks for a user; and the reply has descriptor 4."""
+        for name, tool in self.tools.items():
+            self.configure(tool, self.tool('next', ACCEPTS))
+            with self.subTest(name), open(self.path('4'), 'w+b') as four:
+                login = self.login('/bin/true')
+                self.assert_ends(login, 0, 'accepted', tool)
+                login = self.login(self.reply, descriptors={4: four.fileno()})
+                self.assert_ends(login, 0, 'accepted', tool)
+                self.assertEqual(read_file(self.path('4')), b'reply\n')
+        finds = self.tool('finds', f'{READS}; AUTHORIZED=2 exec $1')
+        self.configure(finds)
+        with open(self.path('4'), 'w+b') as four:
+            login = self.login(
+                self.reply,
+                triple=b'alice\0\0\0',
+                env={'AUTHORIZED': '1'},
+                descriptors={4: four.fileno()},
+            )
+            self.assert_ends(login, 2, 'found', finds)
+        self.assertEqual(self.ran('next'), 0)
+
+    def test_behind_a_session_it_is_trouble(self) -> None:
+        """It lets nobody in there, and refuses nobody."""
+        for name, tool in self.tools.items():
+            self.configure(tool)
+            with self.subTest(name):
+                login = self.login(self.session)
+                self.assertEqual((login.code, login.result()['result']), (111, 'temporary'))
+        self.assertEqual(self.ran('session'), 0)
+
+    def test_a_code_of_the_reply_is_the_tools(self) -> None:
+        """Any other end of it is judged as the tool's own."""
+        for code, expected in ((1, (1, 'rejected')), (111, (111, 'temporary'))):
+            reply = self.tool('checkpassword-reply', f'exit {code}')
+            self.configure(self.tools['shell'])
+            with self.subTest(code=code):
+                login = self.login(reply)
+                self.assertEqual((login.code, login.result()['result']), expected)
+
+    def test_behind_a_session_0_is_no_report(self) -> None:
+        """A tool that ends with 0 and has not reached prog is in trouble: 111, also with failure=last, and the next
+        one is asked."""
+        zero = self.tool('zero', f'{READS}; exit 0')
+        no, yes = self.tool('no', REJECTS), self.tool('yes', ACCEPTS)
+        problem = f'^{re.escape(zero)}: ended with 0, but prog was not reached$'
+        for lines, code, result, tool in (
+            ([zero], 111, 'temporary', zero),
+            (['failure=last', no, zero], 111, 'temporary', zero),
+            (['failure=temporary', zero, no], 111, 'temporary', zero),
+            (['failure=last', zero, no], 1, 'temporary', zero),
+            ([zero, yes], SESSION.code, 'accepted', yes),
+        ):
+            with self.subTest(lines=lines):
+                self.configure(*lines)
+                self.assert_ends(self.login(*SESSION.prog), code, result, tool, problem)
+        self.configure(zero)
+        self.assert_ends(self.login(*QUICK.prog), 0, 'accepted', zero)
 
 
 class Session(ProbeCase):
@@ -124,6 +184,8 @@ class Session(ProbeCase):
         tool."""
         self.configure(self.yes, self.tool('next', ACCEPTS))
         shown = re.escape(self.folder)
+        self.write('bin/locked', '', 0o644)
+        self.write('bin/text', 'exit 0\n', 0o755)
         for prog, problem in (
             (
                 self.path('missing'),
@@ -140,6 +202,9 @@ class Session(ProbeCase):
                 f'{shown}/no-shebang: prog cannot be run: Exec format error',
             ),
             ('', r': prog cannot be run: No such file or directory'),
+            # Looked up on PATH, a reason says more than that it is not there, in whichever folder.
+            ('locked', 'locked: prog cannot be run: Permission denied'),
+            ('text', 'text: prog cannot be run: Exec format error'),
         ):
             with self.subTest(prog=prog):
                 login = self.login(prog)
@@ -149,194 +214,166 @@ class Session(ProbeCase):
                 self.assertRegex(login.problems()[0], f'^{problem}$')
 
 
-class InProgsPlace(ProbeCase):
-    """What stands on the command line of a tool."""
+class WithoutPipes(ProbeCase):
+    """Behind a tool that closes the descriptors it inherits, as sudo does, or uses their numbers for files of
+    its own, nobody can report: prog does not begin."""
 
-    def test_nothing_is_added_before_true(self) -> None:
-        """With prog true, by any of its names, the tool gets prog as it is."""
-        self.configure(self.tool('prints', 'printf "%s\\0" "$@"; exit 0'))
-        for prog in (('true',), ('/bin/true',), ('/usr/bin/true',), ('true', '-x', 'a b')):
-            with self.subTest(prog):
-                words = self.login(*prog).output(1).decode().split('\0')[:-1]
-                self.assertEqual(words, list(prog))
-
-    def test_before_a_session_two_words_are_added(self) -> None:
-        """Before any other prog stand the program and its argument, of which no shell would change
-        anything."""
-        self.configure(self.tool('prints', 'printf "%s\\0" "$@"; exit 0'))
-        for prog in (('prog',), ('/opt/true',), ('./true', '-x'), ('falsetrue', '')):
-            with self.subTest(prog):
-                words = self.login(*prog).output(1).decode().split('\0')[:-1]
-                self.assertEqual(words[0], machine.SCRIPT)
-                self.assertRegex(
-                    words[1], r'^qmail_pwrap\.report:\d+\.\d+\.\d+:\d+\.\d+\.\d+:\d+:stderr$'
-                )
-                self.assertEqual(words[2:], list(prog))
-
-    def test_it_is_found_from_any_folder(self) -> None:
-        """The script may be started by a relative path, and the tool may change the folder."""
-        self.configure(self.tool('moves', 'cat <&3 >/dev/null; exec 3<&-; cd /; exec "$@"'))
-        machine.copy_with_python(machine.SCRIPT, self.path('copy.py'))
-        for command in ('./copy.py', 'bin/../copy.py'):
-            with self.subTest(command):
-                login = self.login(*SESSION.prog, command=(command,))
-                self.assertEqual((login.code, login.problems()), (SESSION.code, []))
-
-
-class ToolsThatClose(ProbeCase):
-    """Behind a tool that closes the descriptors it inherits, as sudo does, nobody can report."""
-
-    ONE = (  # closes the step's end of the report pipe, or of the other
-        PYTHON_READS + 'os.close(int(argv[1].split(":")[{}].split(".")[0]))\n' + PYTHON_BECOMES
+    HELPS = ('has closed descriptors', 'exec "$@"', 'sudo -C 64', 'close_fds=False')
+    CLOSES_ONE = PYTHON_READS + 'os.close({}[{}])\n' + PYTHON_BECOMES
+    USES = (
+        PYTHON_READS
+        + """
+file = os.open(VICTIM, os.O_RDWR)
+for number in {}:
+    os.dup2(file, number)
+"""
+        + PYTHON_BECOMES
     )
+    OWN_PIPES = (  # from which no answer would ever come
+        PYTHON_READS
+        + """
+pair = os.pipe()
+for number in range(5, 31):
+    os.dup2(pair[number % 2], number)
+"""
+        + PYTHON_BECOMES
+    )
+    PLACES = 'list(map(int, argv[1].split(":")[1:3]))'
+    FORKS_AND_CLOSES = FORKS.replace('not child:', 'not child:\n    os.closerange(3, 1024)')
+    BODIES = {
+        'closes all': CLOSES_ALL,
+        'closes one': CLOSES_ONE.format(PLACES, 0),
+        'closes the other': CLOSES_ONE.format(PLACES, 1),
+        'only its child closes': FORKS_AND_CLOSES,
+        'subprocess': PYTHON_READS + 'import subprocess\nos._exit(subprocess.call(argv))',
+        'its file on one': USES.format(PLACES + '[:1]'),
+        'its file on the other': USES.format(PLACES + '[1:]'),
+        'its file on both': USES.format(PLACES),
+        'its file on all': USES.format('range(4, 31)'),
+        'its pipes': OWN_PIPES,
+    }
 
-    def test_their_exit_code_decides(self) -> None:
-        """0 is accepted, and no further tool is asked; any other code is judged as the code of a
-        tool."""
-        tools = {
-            'closes-all': CLOSES_ALL,
-            'closes-report': self.ONE.format(1),
-            'closes-answer': self.ONE.format(2),
-            'forks': 'os.closerange(4, 1024)\n' + FORKS,
-        }
-        for name, body in tools.items():
-            tool = self.python_tool(name, body)
-            self.configure(tool, self.tool('next', REJECTS))
-            for code, result in ((0, 'accepted'), (7, 'rejected'), (111, 'temporary')):
-                with self.subTest(name, code=code):
-                    before = self.ran('next')
-                    login = self.login(self.tool('session', f'exit {code}'))
-                    asked = self.ran('next') - before
-                    self.assertEqual((login.result()['result'], asked), (result, int(code != 0)))
-                    self.assertEqual(login.code, 1 if code else 0)
-            self.assertEqual(self.ran('session'), 3 * (list(tools).index(name) + 1))
+    def setUp(self) -> None:
+        super().setUp()
+        self.session = self.tool('session', 'exit 7')
+        self.victim = self.write('victim', '')
 
-    def test_their_time_limit_ends_with_the_pipe(self) -> None:
-        """Once nobody can report any more, a session may have begun: it is not timed, and logged
-        when it ends."""
-        bodies = {'closes': CLOSES_ALL, 'forks': 'os.closerange(4, 1024)\n' + FORKS}
-        logins = []
-        with contextlib.ExitStack() as stack:
-            for name, body in bodies.items():
-                tool = self.python_tool(name, body)
-                self.configure(f'timeout=1 {tool}', self.tool('next', ACCEPTS))
-                logins.append(stack.enter_context(self.held(self.holding(code=0))))
-            outlive(1.2, *logins)
-            self.assertEqual([login.log() for login in logins], [[], []])
-        for login in logins:
-            self.assertEqual((login.code, login.problems(), self.ran('next')), (0, [], 0))
-            self.assertEqual(login.result()['result'], 'accepted')
+    def python_tool(self, name: str, body: str) -> str:
+        return super().python_tool(name, f'VICTIM = {self.path("victim")!r}\n{body}')
 
+    def assert_helped(self, login: Login, tool: str, problem: str) -> None:
+        """The step has said what helps, and the wrapper what became of the tool."""
+        self.assertEqual(len(login.problems()), 2, login.log())
+        for words in self.HELPS:
+            self.assertIn(words, login.problems()[0])
+        self.assertEqual(login.problems()[1], f'{tool}: {problem}')
 
-class ToolsThatUseTheNumbers(ProbeCase):
-    """A tool may open files of its own, on whatever numbers the wrapper used."""
-
-    def test_nothing_is_written_to_their_files(self) -> None:
-        """A tool has a file of its own on the number of one pipe, of the other, or of both: that
-        stays empty, and prog is reached, as it would be without the wrapper."""
-        victim = self.write('victim', '')
-        places = '[int(end.split(".")[0]) for end in argv[2].split(":")[1:3]]'
-        body = (
-            f'places = {places}\n'
-            'which = argv.pop(0)\n'
-            f'file = os.open({victim!r}, os.O_RDWR)\n'
-            'for number in {"report": places[:1], "answer": places[1:], "both": places}[which]:\n'
-            '    os.dup2(file, number)\n'
-            'os.close(3)\n' + PYTHON_BECOMES
-        )
-        tool = self.python_tool('opens', body)
-        session = self.tool('session', 'exit 0')
-        for which in ('report', 'answer', 'both'):
-            self.configure(f'{tool} {which}')
-            with self.subTest(which):
-                login = self.login(session)
-                self.assertEqual((login.code, login.problems()), (0, []))
-                self.assertEqual(login.result()['result'], 'accepted')
-        self.assertEqual((read_file(victim), self.ran('session')), (b'', 3))
-
-    @both_ways
-    def test_all_low_numbers_may_be_theirs(self, way: Way) -> None:
-        """A tool that has its own file on each of 4 to 30 accepts, and nothing is written there."""
-        victim = self.write('victim', '')
-        body = (
-            f'file = os.open({victim!r}, os.O_RDWR)\n'
-            'for number in range(4, 31):\n'
-            '    os.dup2(file, number)\n' + PYTHON_BECOMES
-        )
-        self.configure(self.python_tool('opens', body))
-        login = self.login(way.prog[0] if way.code == 0 else self.tool('session', 'exit 0'))
-        self.assertEqual((login.code, login.problems()), (0, []))
-        self.assertEqual((login.result()['result'], read_file(victim)), ('accepted', b''))
-
-    def test_their_pipes_are_not_taken_for_the_wrappers(self) -> None:
-        """A tool has a pipe of its own on each number, from which no answer would ever come: prog
-        starts."""
-        body = (
-            'pair = os.pipe()\n'
-            'for number in range(5, 31):\n'
-            '    os.dup2(pair[number % 2], number)\n' + PYTHON_BECOMES
-        )
-        self.configure(self.python_tool('opens', body))
-        login = self.login(self.tool('session', 'exit 0'))
-        self.assertEqual((login.code, self.ran('session')), (0, 1))
-        self.assertEqual(login.result()['result'], 'accepted')
-
-
-class StepsThatDie(ProbeCase):
-    """The step ends between its report and the answer."""
-
-    def test_the_tools_exit_code_decides(self) -> None:
-        """Nobody waits for the answer any more: no session runs, so the tool is judged as one that
-        never reported."""
-        body = PLAYS_THE_STEP + 'os.close(answer)\nos.write(report, b"+")\nos._exit({})'
-        next_one = self.tool('next', REJECTS)
-        for code, result in ((0, 'accepted'), (1, 'rejected'), (111, 'temporary')):
-            self.configure(self.python_tool('dies', body.format(code)), next_one)
-            with self.subTest(code=code):
-                before = self.ran('next')
-                login = self.login('prog')
-                asked = self.ran('next') - before
-                self.assertEqual((login.result()['result'], asked), (result, int(code != 0)))
-
-    def test_a_tool_that_has_been_reaped_is_not_waited_for(self) -> None:
-        """Its end may have been seen together with the report: nothing more comes to wake anybody."""
-
-        def waits() -> None:
-            supervisor = SCRIPT.Supervisor(kills_on_signal=False)
-            with SCRIPT.Pipe() as pipe:
-                supervisor.start([os.fsencode(machine.program('true'))], {}, pipe.reader)
-            wait_until(supervisor.reap, 'the end')
-            supervisor.pass_signals_on()
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(5)  # ends this process
-            assert supervisor.wait(None, 0) == SCRIPT.ENDED
-
-        self.assertTrue(machine.succeeds_in_a_child(waits))
-
-    def test_the_tools_time_limit_still_counts(self) -> None:
-        """A tool whose step has died, and that goes on for ever, is killed like any other."""
-        body = PLAYS_THE_STEP + (
-            'os.close(answer)\nos.write(report, b"+")\nimport signal\nsignal.pause()'
-        )
-        self.configure(f'timeout=1 {self.python_tool("hangs", body)}')
-        login = self.login('prog')
+    def test_it_is_trouble(self) -> None:
+        """The log says what helps, nothing is written to the tool's files, and the next tool is asked."""
+        yes = self.tool('yes', ACCEPTS)
+        for name, body in self.BODIES.items():
+            tool = self.python_tool('tool', body)
+            self.configure(tool, yes)
+            before = self.ran('session')
+            with self.subTest(name):
+                login = self.login(self.session)
+                self.assertEqual(
+                    (login.code, login.result()['result'], login.result()['tool']),
+                    (7, 'accepted', yes),
+                )
+                self.assert_helped(login, tool, 'temporary failure, exit code 111')
+                self.assertEqual(self.ran('session') - before, 1)
+        self.assertEqual(read_file(self.victim), b'')
+        self.configure(tool)
+        login = self.login(self.session)
         self.assertEqual((login.code, login.result()['result']), (111, 'temporary'))
-        self.assertRegex(login.problems()[0], 'timed out after 1 s and was killed$')
 
-    def test_a_report_is_heard_although_the_tool_has_ended(self) -> None:
-        """A report comes before the end, so a tool that has reported and ended at once has
-        accepted."""
-        body = PLAYS_THE_STEP + (  # somebody else holds the end of the answer: it can be written
-            'holder = os.fork()\n'
-            'if not holder:\n    os.setsid()\n    import signal\n    signal.pause()\n'
-            f'open({self.path("holder")!r}, "w").write(str(holder))\n'
-            'os.write(report, b"+")\nos._exit(9)'
-        )
-        self.configure(self.python_tool('reports', body), self.tool('next', ACCEPTS))
-        login = self.login('prog')
-        os.kill(int(read_file(self.path('holder'))), signal.SIGKILL)
-        self.assertEqual((login.code, login.result()['result']), (9, 'accepted'))
+    def test_the_time_limit_holds(self) -> None:
+        """Although nobody can report any more: a tool that goes on for ever is killed."""
+        body = self.FORKS_AND_CLOSES.replace('os._exit(', 'import time; time.sleep(1000); (')
+        bodies = {'holds': body, 'closes': 'os.closerange(4, 1024)\n' + body}
+        tools = [self.python_tool(name, text) for name, text in bodies.items()]
+        logins = [self.start(self.session, env=self.chain(f'timeout=1 {tool}')) for tool in tools]
+        for tool, login in zip(tools, logins):
+            with self.subTest(tool):
+                self.assertEqual(login.wait().code, 111)
+                self.assertEqual(login.result()['result'], 'temporary')
+                self.assert_helped(login, tool, 'timed out after 1 s and was killed')
+        self.assertEqual(self.ran('session'), 0)
+
+    def test_with_prog_true_all_numbers_may_be_theirs(self) -> None:
+        """There nobody reports, and a tool with its own file on each of 4 to 30 accepts."""
+        tool = self.python_tool('tool', self.BODIES['its file on all'])
+        self.configure(tool)
+        self.assert_ends(self.login(*QUICK.prog), 0, 'accepted', tool)
+        self.assertEqual(read_file(self.victim), b'')
+
+
+class Reports(ProbeCase):
+    """What is a report, and what comes of it."""
+
+    def test_is_the_steps_own_argument_whole(self) -> None:
+        """Whatever else a tool writes to what it has inherited is none: its end decides as before. What stands
+        before a report does not matter."""
+        other = 'argv[1].replace(":2:", ":1:").encode()'  # another descriptor for the log
+        for writes, accepts in (
+            ('b"+"', False),
+            ('b"junk" * 15000', False),
+            ('own[:-1]', False),
+            ('own[1:]', False),
+            (other, False),
+            ('own', True),
+            ('b"+" + own', True),
+            ('b"junk" * 15000 + own', True),
+            ('own[:-1] + own', True),
+        ):
+            for code, result in ((1, 'rejected'), (0, 'temporary')):
+                tool = self.python_tool(
+                    'tool', f'{PLAYS_THE_STEP}os.write(report, {writes})\nos._exit({code})'
+                )
+                self.configure(tool)
+                with self.subTest(writes=writes, code=code):
+                    login = self.login('prog')
+                    if accepts:
+                        self.assert_ends(login, code, 'accepted', tool)
+                    elif code == 1:
+                        self.assert_ends(login, 1, result, tool)
+                    else:
+                        self.assert_ends(login, 111, result, tool, 'ended with 0, but prog')
+
+    def test_is_final(self) -> None:
+        """However the step dies behind it, before or after the answer: accepted, nobody else is asked, and the
+        tool's own end is the session's."""
+        die = 'import signal\nsignal.signal(signal.SIGTERM, signal.SIG_DFL)\n'
+        for name, end, code in (
+            ('0', 'os._exit(0)', 0),
+            ('1', 'os._exit(1)', 1),
+            ('111', 'os._exit(111)', 111),
+            ('signal', die + 'os.kill(os.getpid(), 15)', -signal.SIGTERM),
+            ('unread answer', 'os.close(answer)\nos._exit(9)', 9),
+            ('answered', 'os.read(answer, 1)\nos._exit(9)', 9),
+            ('held', 'if not os.fork():\n    import time; time.sleep(1000)\nos._exit(9)', 9),
+        ):
+            tool = self.python_tool('dies', REPORTS + end)
+            self.configure(f'refused=1-255 {tool}', self.tool('next', ACCEPTS))
+            with self.subTest(name):
+                self.assert_ends(self.login('prog'), code, 'accepted', tool)
         self.assertEqual(self.ran('next'), 0)
+
+    def test_is_logged_before_it_is_answered(self) -> None:
+        """When the answer comes, the line is in the log."""
+        body = 'os.read(answer, 1)\nprint(os.pread(2, 9999, 0))'
+        self.configure(self.python_tool('looks', REPORTS + body))
+        for _ in range(5):
+            self.assertIn(b'result=accepted', self.login('prog').output(1))
+
+    def test_that_cannot_be_logged_is_not_answered(self) -> None:
+        """If the wrapper dies of its log, no session begins."""
+        self.configure(self.tool('yes', ACCEPTS))
+        command = self.launcher(faults.Raises('Log.write', where=faults.LOGIN_ONLY))
+        login = self.login(self.tool('session', 'exit 0'), command=command)
+        wait_until(login.settle, 'nothing is left of it')
+        self.assertEqual((login.code, self.ran('yes'), self.ran('session')), (111, 1, 0))
 
 
 class GivenUp(ProbeCase):
@@ -382,6 +419,18 @@ class GivenUp(ProbeCase):
             for file in ('go', 'answer', 'away'):
                 os.unlink(self.path(file))
 
+    def test_in_its_last_second(self) -> None:
+        """A tool that accepts when it is told to end, in the second before it is killed, is too late."""
+        logins = []
+        for prog, accepts in (('true', 'exit 0'), (self.session, 'exec "$@"')):
+            trap = f"trap 'echo >>$dir/told; {accepts}' TERM"
+            tool = self.tool(accepts[:4], f'{READS}; {trap}; while :; do sleep 0.01; done')
+            logins.append(self.start(prog, env=self.chain(f'timeout=1 {tool}')))
+        for login in logins:
+            problem = 'timed out after 1 s and was killed$'
+            self.assert_ends(login, 111, 'temporary', None, problem)
+        self.assertEqual((read_file(self.path('told')), self.ran('session')), (b'\n\n', 0))
+
     def check(self, login: Login, code: int, result: str, problem: str) -> None:
         log = login.log()
         self.assertEqual((self.answer(), self.ran('session')), (b'111', 0))
@@ -411,8 +460,8 @@ class GivenUp(ProbeCase):
         body = 'cat <&3 >/dev/null; delay=$1; shift; sleep $delay; exec "$@"'
         slow, bad = self.tool('slow', body), self.tool('bad', REJECTS)
         logins: list[Login] = []
-        for number in range(24):
-            line = f'timeout=1 {slow} {0.90 + number * 0.005:.3f}'
+        for number in range(12):
+            line = f'timeout=1 {slow} {0.90 + number * 0.01:.3f}'
             path = self.write(f'chain{number}', f'log=stderr\n{line}\n{bad}\n')
             logins.append(self.start(session, str(number), env={'PWRAP_CONF': path}))
         for number, login in enumerate(logins):
