@@ -9,7 +9,7 @@ import socket
 import unittest
 
 from tests.harness import faults
-from tests.harness.logins import QUICK, REJECTS, TRIPLE, Login, read_file
+from tests.harness.logins import ACCEPTS, QUICK, REJECTS, TRIPLE, WAYS, Login, read_file
 from tests.harness.machine import SYSTEM_PATH, import_script, needs
 from tests.harness.people import Person, Terminal
 from tests.harness.syslog import SyslogListener
@@ -104,6 +104,47 @@ class Words(Command):
             self.assertEqual(said.code, 0, said)
             self.assertIn(f'configuration: {default}\n', said.output)
         self.assertIn(f'    {default}\n', self.say('--help', command=command).output)
+
+
+@needs('/dev/pts')
+class Usage(Command):
+    """Somebody has typed the command to see what it is."""
+
+    def test_on_a_terminal_without_descriptor_3_the_usage_is_shown(self) -> None:
+        """On descriptor 2, with any prog or none; the code is 2, nothing is logged, and no tool runs."""
+        self.configure(self.no)
+        for prog in ((), *(way.prog for way in WAYS), ('/nonexistent',)):
+            with self.subTest(prog=prog), open(self.path('output'), 'wb') as output:
+                terminal = Terminal(self)
+                login = terminal.start(*prog, descriptors={1: output.fileno()})
+                self.assertEqual(terminal.wait_for_end(login), 2)
+                self.assertIn('--check [LOGIN]', terminal.shown)
+                self.assertNotIn('qmail-pwrap[', terminal.shown)
+                self.assertEqual(read_file(self.path('output')), b'')
+        self.assertEqual(self.ran('no'), 0)
+
+    def test_nothing_is_shown_where_descriptor_2_is_no_terminal(self) -> None:
+        """It may be a client, or a file: a login without descriptor 3, which the log tells of."""
+        self.configure(self.no)
+        for prog in ((), *(way.prog for way in WAYS)):
+            with self.subTest(prog=prog), open(self.path('errors'), 'w+b') as errors:
+                terminal = Terminal(self)
+                login = terminal.start(*prog, descriptors={2: errors.fileno()})
+                self.assertEqual((terminal.wait_for_end(login), terminal.shown), (2, ''))
+                lines = read_file(self.path('errors')).decode().splitlines()
+                self.assertIn('descriptor 3 is not open', lines[0])
+                self.assertTrue(all(line.startswith('qmail-pwrap[') for line in lines), lines)
+
+    def test_a_server_that_runs_on_a_terminal_gets_its_login(self) -> None:
+        """Its descriptor 3 is open; and the report step, for which it is closed, is no person's."""
+        self.settings('log=stderr', self.tool('yes', ACCEPTS))
+        for way in WAYS:
+            with self.subTest(way=way.name):
+                terminal = Terminal(self)
+                login = terminal.start(*way.prog, triple=TRIPLE)
+                self.assertEqual(terminal.wait_for_end(login), way.code)
+                self.assertIn('result=accepted', terminal.shown)
+                self.assertNotIn('--check', terminal.shown)
 
 
 class Server(Command):
