@@ -300,18 +300,29 @@ class Log(Command):
     def test_a_person_writes_nothing_to_the_mail_log(self) -> None:
         """No command logs, be the file good or not, and whatever is wrong with the descriptors."""
         crash = self.tool('crash', 'ulimit -c 0; kill -SEGV $$')
-        configurations = ([self.no, crash, '/nonexistent'], ['colour=red'], ['log=stderr', self.no])
-        words: tuple[str, ...]
+        checks = COMMANDS[:3]
         with SyslogListener() as log:
             command = log.command(self.command)
-            for lines in configurations:
+            for lines, some in (
+                ([self.no, crash, '/nonexistent'], (*COMMANDS, *NO_COMMANDS[:2])),
+                (['colour=red'], checks),
+                (['log=stderr', self.no], checks),
+            ):
                 self.settings(*lines)
-                for words in (*COMMANDS, *NO_COMMANDS[:2]):
-                    self.say(*words, given=b'x\n', command=command)
-            for words in COMMANDS:
-                self.login(*words, command=command)  # with a server's descriptor 3
-                for number in (0, 1, 2):
-                    self.start_command(*words, command=command, closed=[number]).wait()
+                with open(self.write('typed', 'x\n'), 'rb') as typed:  # only --test reads it
+                    options = {'command': command, 'descriptors': {0: typed.fileno()}}
+                    started = [self.start_command(*words, **options) for words in some]
+                for login in started:
+                    login.wait()
+            # With a server's descriptor 3, and without one of the others.
+            started = [self.start(*words, command=command) for words in COMMANDS]
+            started += [
+                self.start_command(*words, command=command, closed=[number])
+                for words in (*checks, ('--help',))
+                for number in (0, 1, 2)
+            ]
+            for login in started:
+                login.wait()
             # A login, which does log, proves that the listener hears this script.
             self.settings(self.no)
             self.login(*QUICK.prog, command=command, triple=b'heard\0x\0')

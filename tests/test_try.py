@@ -182,15 +182,13 @@ class ExitCode(Try):
         crash = self.tool('crash', 'ulimit -c 0; kill -KILL $$')
         missing = self.path('missing')
         for lines in (
-            [self.yes],
             [self.no, self.yes],
             [self.no],
             [two],
-            [own],
             ['failure=temporary', down, self.no],
             ['refused=1', own],
             [crash],
-            [missing, self.no],
+            [missing, own],
             [f'users=nobody {self.yes}'],
         ):
             with self.subTest(lines=lines):
