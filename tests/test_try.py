@@ -123,7 +123,7 @@ os.close(3)
         self.assertEqual([one[0].decode() for one in triples], [ALICE] * 3)
         self.assertEqual([one[1].decode() for one in triples[:2]], [PASSWORD] * 2)
         for _, _, stamp in triples:
-            self.assertRegex(stamp, '^<.+>$')
+            self.assertRegex(stamp, rb'^<.+>$')
 
     def test_a_file_that_is_not_valid_asks_nobody(self) -> None:
         """The problem and 111 are shown; nothing says that auth=0 lets everybody in."""
