@@ -103,7 +103,7 @@ class Words(Command):
             said = self.say('--check', command=command, whole_env={'PATH': SYSTEM_PATH, **more})
             self.assertEqual(said.code, 0, said)
             self.assertIn(f'configuration: {default}\n', said.output)
-        self.assertIn(f'    {default}\n', self.say('--help', command=command).output)
+        self.assertIn(f' {default}\n', self.say('--help', command=command).output)
 
 
 @needs('/dev/pts')
@@ -206,16 +206,17 @@ class Streams(Command):
         for words in COMMANDS:
             with self.subTest(words=words):
                 login = self.start_command(*words, descriptors={1: full}).wait()
-                expected = f'{words[0]}: No space left on device\n'
-                self.assertEqual((login.code, self.said_on(login, 2)), (2, expected))
+                self.assertEqual(login.code, 2)
+                said = self.said_on(login, 2)
+                self.assertRegex(said, rf'^{words[0]}: .*: No space left on device\n$')
 
     def test_closed_output_is_told(self) -> None:
         """A command without standard output ends with 2, and a line that says so; no tool runs."""
         for words in COMMANDS:
             with self.subTest(words=words):
                 login = self.start_command(*words, closed=[1]).wait()
-                expected = f'{words[0]}: standard output is closed\n'
-                self.assertEqual((login.code, self.said_on(login, 2)), (2, expected))
+                self.assertEqual(login.code, 2)
+                self.assertRegex(self.said_on(login, 2), rf'^{words[0]}: .*standard output')
         self.assertEqual(self.ran('no'), 0)
 
     def test_closed_input_matters_only_to_test(self) -> None:
@@ -224,8 +225,8 @@ class Streams(Command):
             with self.subTest(words=words):
                 login = self.start_command(*words, closed=[0]).wait()
                 is_test = words[0] == '--test'
-                expected = '--test: standard input is closed\n' if is_test else ''
-                self.assertEqual(self.said_on(login, 2), expected)
+                expected = '--test: .*standard input' if is_test else '^$'
+                self.assertRegex(self.said_on(login, 2), expected)
                 self.assertEqual(login.code, 2 if is_test else 0)
         self.assertEqual(self.ran('no'), 0)
 
@@ -283,16 +284,18 @@ class Ends(Command):
     def test_ctrl_c_has_its_usual_code(self) -> None:
         """Ctrl-C ends a command with 130, without a traceback."""
         command = self.launcher(faults.Raises('check', 'KeyboardInterrupt'))
-        self.assertEqual(self.say('--check', command=command), (130, '', ''))
+        self.assertEqual(self.say('--check', command=command), (130, '', '\n'))
 
     def test_internal_error_is_shown_and_no_success(self) -> None:
-        """An error of the script itself is shown with its traceback, and ends with 1."""
-        for error in ('RuntimeError', 'SystemExit', 'MemoryError'):
+        """An error of the script itself is named with its line, and ends with 2."""
+        for error in ('RuntimeError', 'MemoryError'):
             with self.subTest(error=error):
                 command = self.launcher(faults.Raises('check', error))
                 said = self.say('--check', command=command)
-                self.assertEqual((said.code, said.output), (1, ''))
-                self.assertRegex(said.errors, rf'^Traceback (?s:.*)\n{error}$')
+                self.assertEqual((said.code, said.output), (2, ''))
+                self.assertRegex(
+                    said.errors, rf'^--check: {error} in line \d+: please report it\n$'
+                )
 
 
 @needs('syslog')
@@ -328,7 +331,19 @@ class Log(Command):
             self.login(*QUICK.prog, command=command, triple=b'heard\0x\0')
             log.wait_for('user="heard"')
             lines = [line.text for line in log.lines('qmail-pwrap[')]
-        about = re.compile(f'{re.escape(self.folder)}|user="(alice|heard)"|internal error')
-        mine = [line for line in lines if about.search(line)]
+        mine = [line for line in lines if self.is_mine(line)]
         self.assertEqual(len(mine), 1, mine)
         self.assertIn('user="heard"', mine[0])
+
+    def test_nor_does_a_tool_that_starts_the_wrapper_again(self) -> None:
+        """As one that runs only the first word of prog does behind a session."""
+        self.settings(self.tool('first', ACCEPTS.replace('"$@"', '"$1"')))
+        with SyslogListener() as log:
+            said = self.say('--test', 'alice', given=b'x\n', command=log.command(self.command))
+            lines = [line.text for line in log.lines('qmail-pwrap[')]
+        self.assertEqual((said.code, [line for line in lines if self.is_mine(line)]), (2, []))
+
+    def is_mine(self, line: str) -> bool:
+        """Tell whether a line of the log is about this test."""
+        about = f'{re.escape(self.folder)}|user="(alice|heard)"|internal error'
+        return bool(re.search(about, line))

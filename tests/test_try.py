@@ -67,7 +67,7 @@ class Parts(Try):
             ('unrun', 'temporary failure, exit code 127', None),
             ('crash', 'killed by SIGSEGV', None),
             ('hang', 'timed out after 1 s and was killed', None),
-            ('out', 'skipped: users=*@example.net,!bob*', None),
+            ('out', 'skipped: not in its users=', None),
             ('missing', 'cannot run: No such file or directory', None),
             ('good', 'accepted', 0),
         )
@@ -514,10 +514,9 @@ class Signals(Try):
         obeys = 'echo $$ >$dir/pids; mv $dir/pids $dir/ready; exec sleep 1000'
         for name, body in (
             ('INT', stubborn),
-            ('INT', obeys),
-            ('HUP', obeys),
             ('TERM', stubborn),
-            ('QUIT', obeys),
+            # Often, as the signal comes while the login has just started the tool.
+            *((name, obeys) for name in ('INT', 'HUP', 'TERM', 'QUIT') * 4),
         ):
             with self.subTest(signal=name, body=body):
                 self.begin_again()
@@ -532,7 +531,7 @@ class Signals(Try):
                 self.assertTrue(text.endswith('\n'), text)
                 self.assertNotIn('the exit code', text)
                 self.assertNotIn('result=rejected', text)
-                self.assertEqual(read_file(f'{login.folder}/2'), b'')
+                self.assertEqual(read_file(f'{login.folder}/2').strip(), b'')
 
     def test_that_are_ignored_stay_so(self) -> None:
         """As nohup(1) has it."""

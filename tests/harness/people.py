@@ -16,7 +16,7 @@ from tests.harness.logins import LONG_ENOUGH, Case, Login, readable
 
 COLUMNS = 80
 PASSWORD = 'Wr0ng+hOrse'  # long and odd enough to be found wherever it stands
-ABOUT_PLACES = re.compile('warning: (others can change|nobody but its owner|other users cannot)')
+ABOUT_PLACES = re.compile(r'warning: \S+: (others can change|only its owner|others cannot run)')
 ABOUT_THE_LOG = re.compile('warning: .*/dev/log')  # which a container has not
 
 # The parts of what --test shows, each below such a heading.
@@ -25,7 +25,7 @@ LOUD = 'LETS EVERYBODY IN'
 
 
 class Tried(NamedTuple):
-    """How --test ended, and the lines that it has printed."""
+    """How --test ended, and the lines that it has printed, as they were before they were wrapped."""
 
     code: int | None
     lines: list[str]
@@ -89,7 +89,7 @@ class Person(Case):
         said = self.say('--test', login, given=typed, **options)
         self.assertEqual(said.errors, '')
         self.assertNotIn(PASSWORD, said.output)
-        return Tried(said.code, said.output.splitlines())
+        return Tried(said.code, unwrapped(said.output))
 
 
 def unwrapped(output: str) -> list[str]:
