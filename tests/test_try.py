@@ -9,7 +9,7 @@ import signal
 from tests.harness import tools
 from tests.harness.logins import QUICK, REJECTS, RESULT, Login, alive, read_file, wait_until
 from tests.harness.machine import needs
-from tests.harness.people import PASSWORD, RANDOM, SESSION, TRUE, Person, Tried
+from tests.harness.people import PASSWORD, RANDOM, SESSION, TRUE, Person, Tried, unwrapped
 
 ALICE = 'alice@example.org'
 USERS = [(ALICE, PASSWORD)]
@@ -237,12 +237,14 @@ class Session(Try):
         self.assertIn(SAYS_EXEC, ' '.join(tried.part(SESSION)))
 
     def test_a_tool_that_closes_descriptors_is_told_there(self) -> None:
-        """As sudo does."""
+        """As sudo does; on descriptor 2, unless that is a terminal, also by the step that has missed them."""
         self.settings(self.python_tool('closes', tools.CLOSES_ALL))
-        tried = self.try_login()
+        said = self.say('--test', ALICE, given=WRONG)
+        tried = Tried(said.code, unwrapped(said.output))
         self.assertEqual(tried.rows()[0][2], 'accepted')
         self.assertNotEqual(tried.rows(SESSION)[0][2], 'accepted')
         self.assertIn(SAYS_EXEC, ' '.join(tried.part(SESSION)))
+        self.assertRegex(said.errors, 'closed descriptors')
 
     def test_a_tool_that_is_right_for_both_has_nothing_said_of_it(self) -> None:
         """Its row is there twice."""

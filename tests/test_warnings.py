@@ -27,7 +27,6 @@ class Advice(Person):
             ('timoeut=3', 'did you mean timeout=?'),
             ('timeuot=3 /bin/sh', 'did you mean timeout=?'),
             ('Users=*', 'did you mean users=?'),
-            ('USERS=*', 'did you mean users=?'),
             ('user=* /bin/sh', 'did you mean users=?'),
             ('name=x user=* /bin/sh', 'did you mean users=?'),
             ('refuse=1', 'did you mean refused=?'),
@@ -129,8 +128,7 @@ class Doubts(Person):
                 self.settings(*lines)
                 code, shown = self.check()
                 self.assertEqual(code, 0)
-                (warning,) = self.warnings(shown)
-                self.assertIn(f'*@a.org\\xc2\\xa0{SHELL}', warning)
+                self.assertIn(f'*@a.org\\xc2\\xa0{SHELL}', ''.join(self.warnings(shown)))
 
     def test_words_for_a_shell_are_warned_of(self) -> None:
         """As no shell runs here; within a word they are the tool's own matter."""
@@ -286,15 +284,6 @@ class Places(Person):
         with self.changed(0o777, places):
             self.assert_changeable(places, self.path('first/yes'))
 
-    def test_the_way_out_of_a_linked_folder_is_that_of_the_folder(self) -> None:
-        """Its two dots lead to where it stands, not to where the link does."""
-        os.symlink(os.path.dirname(self.yes), self.path('link'))
-        os.mkdir(self.path('tool/other'))
-        shutil.copy(self.yes, self.path('tool/other/yes'))
-        places = [self.path('tool/other')]
-        with self.changed(0o777, places):
-            self.assert_changeable(places, self.path('link/../other/yes'))
-
     def test_links_that_go_round_are_no_way(self) -> None:
         """The tool cannot run, and that is all."""
         os.symlink('round', self.path('round'))
@@ -328,32 +317,22 @@ class Places(Person):
             self.assert_changeable([], f'{self.yes} {os.devnull} socket={path}')
 
     def test_what_other_users_cannot_read_is_warned_of(self) -> None:
-        """A configuration that only its owner can read, as a server of another user could not; a script that not all
-        can, as the report step runs as the user who logged in; and the folders on their way, which need not be listed."""
-        for place, mode, concerns in (
-            (0, 0o600, 'both'),
-            (0, 0o640, 'script'),
-            (0, 0o604, 'neither'),
-            (1, 0o700, 'both'),
-            (2, 0o700, 'both'),
-            (2, 0o750, 'script'),
-            (1, 0o711, 'neither'),
+        """The configuration, as a server of another user could not read it; the script, as the report step runs as the
+        user who logged in; and folders on their way that not everybody may enter, which need not be listed."""
+        for place, mode, is_warned in (
+            (0, 0o700, True),
+            (0, 0o750, True),
+            (0, 0o711, True),  # as qmail's own programs are
+            (0, 0o705, False),
+            (1, 0o700, True),
+            (2, 0o750, True),
+            (1, 0o711, False),
         ):
             file, script = self.both(self.file)[place], self.both(self.program)[place]
-            is_file = place == 0
             with self.subTest(place=place, mode=oct(mode)):
-                os.chmod(file, mode)
-                os.chmod(script, mode | (0o101 if is_file and mode & 4 else 0o100))
-                expected = []
-                if concerns == 'both':
-                    expected.append((file, '111'))
-                if concerns != 'neither':
-                    expected.append((script, 'session'))
-                found = self.doubts()
+                with self.changed(mode, [file, script]):
+                    found = self.doubts()
+                expected = ((file, '111'), (script, 'session')) if is_warned else ()
                 self.assertEqual(len(found), len(expected), found)
-                for path, trouble in expected:
-                    self.assertEqual(
-                        len([one for one in found if path in one and trouble in one]), 1, found
-                    )
-                os.chmod(file, 0o755)
-                os.chmod(script, 0o755)
+                for (path, trouble), doubt in zip(expected, found):
+                    self.assertTrue(doubt.startswith(f'{path}: ') and trouble in doubt, doubt)

@@ -16,7 +16,7 @@ from tests.harness.logins import LONG_ENOUGH, Case, Login, readable
 
 COLUMNS = 80
 PASSWORD = 'Wr0ng+hOrse'  # long and odd enough to be found wherever it stands
-ABOUT_PLACES = re.compile(r'warning: \S+: (others can change|only its owner|others cannot run)')
+ABOUT_PLACES = re.compile(r'warning: \S+: (others can change|not everybody can)')
 ABOUT_THE_LOG = re.compile('warning: .*/dev/log')  # which a container has not
 
 # The parts of what --test shows, each below such a heading.
