@@ -2,280 +2,215 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
-from types import ModuleType
-from typing import Any, NamedTuple
-from unittest import mock
+import socket
+from collections.abc import Iterator
 
+from tests.harness import machine
 from tests.harness.logins import ACCEPTS, QUICK
-from tests.harness.machine import import_script, needs, someone
+from tests.harness.machine import needs, program, someone
 from tests.harness.people import Person
+from tests.harness.syslog import SyslogListener
 
-script = import_script()
-
-
-def configuration_of(*lines: str, file: str = '/conf') -> Any:
-    """Return a configuration with these lines."""
-    configuration = script.Configuration(file.encode())
-    configuration.add_text(''.join(line + '\n' for line in lines))
-    return configuration
+SHELL = '/bin/sh'
 
 
 class Advice(Person):
     def test_what_to_do_about_a_wrong_line(self) -> None:
         """Common mistakes are told from others, and how each is mended."""
         env = 'put /usr/bin/env in front'
-        comma = 'no blank before or after the comma'
-        for line, advice in (
+        comma = 'no blank before or after '
+        table = (
             ('timoeut=3', 'did you mean timeout=?'),
             ('timeuot=3 /bin/sh', 'did you mean timeout=?'),
             ('Users=*', 'did you mean users=?'),
-            ('USERS=*', 'did you mean users=?'),
             ('user=* /bin/sh', 'did you mean users=?'),
             ('name=x user=* /bin/sh', 'did you mean users=?'),
             ('refuse=1', 'did you mean refused=?'),
             ('faliure=last', 'did you mean failure=?'),
             ('CVM_PWFILE_PATH=/etc/x /usr/bin/cvm-checkpassword', env),
-            ('A=b', env),
             ('name=cvm CVM_PWFILE_PATH=/etc/x /usr/bin/cvm-checkpassword', env),
             ('PATH=/bin /usr/bin/x', env),
-            ('USER=vpopmail /usr/bin/x user=y', env),
-            ('timeout=5 colour=red user=x', ''),
+            ('USER=vpopmail /usr/bin/x', env),
             ('users=*@a.org, *@b.org /bin/sh', comma),
             ('users=*@a.org ,*@b.org /bin/sh', comma),
-            ('users = *', 'no blank before or after ='),
-            ('users= !*@* /bin/sh', 'no blank before or after ='),
             ('refused=100, 1 /bin/sh', comma),
+            ('users = *', comma),
+            ('users= !*@* /bin/sh', comma),
+            ('timeout = 3 /bin/sh', comma),
             ('/bin/sh a \\', 'a line cannot be continued'),
-            ('timeout = 3 /bin/sh', 'no blank before or after ='),
-            ('\xef\xbb\xbf/bin/sh', 'byte order mark'),
-            ('\xef\xbb\xbf# a comment', 'byte order mark'),
-            ('\xff\xfe/\0b\0', 'byte order mark'),
-            ('\xfe\xff\0/', 'byte order mark'),
             ('colour=red', ''),
             ('bin/sh', ''),
             ('timeout=never', ''),
             ('/bin/sh "', ''),
             ('auth=0 /bin/sh', ''),
-        ):
+            ('refused=0 /usr/bin/timeout 5 /bin/sh', ''),
+        )
+        self.settings(*(line for line, _ in table))
+        lines = self.check()[1]
+        for number, (line, advice) in enumerate(table, 1):
             with self.subTest(line=line):
-                configuration = configuration_of(line, '/bin/true')
-                problem = configuration.problems[0]
-                self.assertEqual(problem.line, 1)
-                found = script.find_advice(line, problem.why).replace(script.NO_BREAK, ' ')
-                self.assertIn(advice, found)
-                self.assertEqual(bool(found), bool(advice), found)
+                (problem,) = [one for one in lines if one.startswith(f'{self.conf}:{number}: ')]
+                self.assertIn(advice, problem)
+                self.assertEqual(
+                    advice != '',
+                    bool(re.search('did you|no blank|put |cannot be c', problem)),
+                    problem,
+                )
 
-    def test_advice_is_for_people_only(self) -> None:
-        """--check shows it behind the problem; the log of a login stays short."""
+    def test_a_byte_order_mark_is_told(self) -> None:
+        """As an editor on Windows puts it in front of a file."""
+        for text in (b'\xef\xbb\xbf/bin/sh\n', b'\xef\xbb\xbf# a comment\n', b'\xff\xfe/\0b\0\n\0'):
+            with self.subTest(text=text):
+                self.write('pwrap.conf', text)
+                code, lines = self.check()
+                self.assertEqual(code, 1)
+                self.assertIn('byte order mark', '\n'.join(lines))
+
+    def test_a_login_logs_the_problem(self) -> None:
+        """That --check shows with the advice."""
         self.settings('log=stderr', 'timoeut=3', self.tool('yes', ACCEPTS))
         problem = f'{self.conf}:2: unknown setting timoeut='
-        self.assertIn(f'{problem}; did you mean timeout=?', self.check()[1])
-        self.assertEqual(self.login(*QUICK.prog).problems(), [problem])
+        (shown,) = [line for line in self.check()[1] if line.startswith(problem)]
+        self.assertIn('did you mean timeout=?', shown)
+        self.assertTrue(self.login(*QUICK.prog).problems()[0].startswith(problem))
 
 
-class Line(NamedTuple):
-    """A tool's line, and how what is doubtful about it begins, in order."""
+class Doubts(Person):
+    def doubts_by_line(self, lines: list[str]) -> dict[int, list[str]]:
+        """Check a configuration of these lines, which must be good; return what is warned of, by line."""
+        self.settings(*lines)
+        code, shown = self.check()
+        self.assertEqual(code, 0, shown)
+        found: dict[int, list[str]] = {number: [] for number, _ in enumerate(lines, 1)}
+        for warning in self.warnings(shown):
+            match = re.match(rf'warning: {re.escape(self.conf)}:(\d+): (.*)$', warning)
+            self.assertTrue(match, warning)
+            assert match
+            found[int(match[1])].append(match[2])
+        return found
 
-    line: str
-    doubts: tuple[str, ...] = ()
-
-
-PATTERN = 'the pattern '
-NO_SHELL = 'is an argument: no shell runs here'
-UNREACHED = 'no login reaches it'
-ENDS_IN_TRUE = 'it ends in true'
-LINES = (
-    Line('/bin/sh'),
-    Line('/bin/sh a b-c --d=e'),
-    # Patterns
-    Line('users=*@example.org,!bob@*,root,!*@*.example.org /bin/sh'),
-    Line('users=a.b*,*.example.org,x@y.org /bin/sh'),
-    Line('users=@example.org /bin/sh', (f'{PATTERN}@example.org begins with @',)),
-    Line('users=!@example.org /bin/sh', (f'{PATTERN}@example.org begins with @',)),
-    Line('users=example.org /bin/sh', (f'{PATTERN}example.org has no @',)),
-    Line('users=*,!example.org /bin/sh', (f'{PATTERN}example.org has no @',)),
-    Line('users=*@a.org;*@b.org /bin/sh', (f'{PATTERN}*@a.org;*@b.org has a character',)),
-    Line("'users=*@a\\.org' /bin/sh", (f'{PATTERN}*@a\\x5c.org has a character',)),
-    Line('users=[ab]* /bin/sh', (f'{PATTERN}[ab]* has a character',)),
-    Line('users=a|b /bin/sh', (f'{PATTERN}a|b has a character',)),
-    Line('"users=a, b" /bin/sh', (f'{PATTERN}\\x20b has a blank',)),
-    Line('users=*a] /bin/sh', (f'{PATTERN}*a] has a character',)),
-    Line('users=@a.org,b.org /bin/sh', (f'{PATTERN}@a.org', f'{PATTERN}b.org')),
-    # Tools that no login reaches
-    Line('users=*@a,!*@a /bin/sh', (UNREACHED,)),
-    Line('users=*@a,!* /bin/sh', (UNREACHED,)),
-    Line('users=a,b,!b,!a /bin/sh', (UNREACHED,)),
-    Line('users=A,!a /bin/sh', (UNREACHED,)),
-    Line('users=!* /bin/sh', (UNREACHED,)),
-    Line('users=*,!* /bin/sh', (UNREACHED,)),
-    Line('users=*@a.b,!*@a* /bin/sh', (UNREACHED,)),
-    Line('users=*@a,!bob@a /bin/sh'),
-    Line('users=a,b,!a /bin/sh'),
-    Line('users=!a /bin/sh'),
-    Line('users=a*,!ab /bin/sh'),
-    # Words for a shell
-    Line('/bin/sh a | /bin/cat', (f'| {NO_SHELL}',)),
-    Line('/bin/sh || /bin/cat', (f'|| {NO_SHELL}',)),
-    Line('/bin/sh a > /tmp/x', (f'> {NO_SHELL}',)),
-    Line('/bin/sh a >/tmp/x', (f'>/tmp/x {NO_SHELL}',)),
-    Line('/bin/sh a 2>&1', (f'2>&1 {NO_SHELL}',)),
-    Line('/bin/sh a 2>/dev/null', (f'2>/dev/null {NO_SHELL}',)),
-    Line('/bin/sh </etc/x', (f'</etc/x {NO_SHELL}',)),
-    Line('/bin/sh ; /bin/cat', (f'; {NO_SHELL}',)),
-    Line('/bin/sh &', (f'& {NO_SHELL}',)),
-    Line('/bin/sh && /bin/cat', (f'&& {NO_SHELL}',)),
-    Line('/bin/sh a|b a;b a&b'),
-    # Lines that end in true
-    Line('/bin/sh true', (ENDS_IN_TRUE,)),
-    Line('/bin/sh /bin/true', (ENDS_IN_TRUE,)),
-    Line('/bin/sh a /usr/bin/true', (ENDS_IN_TRUE,)),
-    Line('/bin/true', (ENDS_IN_TRUE,)),
-    Line('/bin/sh true x'),
-    Line('/bin/sh untrue'),
-    # env that would run prog
-    Line('/bin/sh env A=b', ('env has no program to run',)),
-    Line('/bin/sh 9 env', ('env has no program to run',)),
-    Line('/bin/sh env A=b /bin/sh'),
-)
-
-
-class DoubtfulTools(Person):
-    def test_what_can_hardly_be_meant_in_a_line(self) -> None:
-        """Odd patterns, tools that no login reaches, words for a shell, and `true` at the end."""
-        for one in LINES:
-            with self.subTest(line=one.line):
-                configuration = configuration_of(one.line)
-                self.assertEqual(configuration.problems, [])
-                (tool,) = configuration.tools
-                found = script.find_doubts_about(tool)
-                self.assertEqual(len(found), len(one.doubts), found)
-                for doubt, beginning in zip(found, one.doubts):
-                    self.assertTrue(doubt.startswith(beginning), found)
-
-    def test_the_wrapper_in_a_command_is_doubted_if_it_reads_the_same_file(self) -> None:
-        """It would call itself for ever; with a file of its own it may stand in a chain."""
-        same = self.write('pwrap.conf', '')
-        other = self.write('other', '')
-        link = self.path('link')
-        os.symlink(same, link)
-        program = self.command[0]
-        own_link = self.path('own')
-        os.symlink(program, own_link)
-        for words, expected in (
-            (f'/usr/bin/env {program}', False),  # that is a mistake
-            (f'/usr/bin/env PWRAP_CONF={same} {program}', True),
-            (f'/usr/bin/env PWRAP_CONF={link} {program}', True),
-            (f'/usr/bin/env -i PWRAP_CONF={same} {program}', True),
-            (f'/usr/bin/env PWRAP_CONF={other} {program}', False),
-            (f'/usr/bin/env PWRAP_CONF={other} {own_link}', False),
-            (f'/usr/bin/env PWRAP_CONF={same} /bin/sh', False),
-            ('/bin/sh', False),
-            (f'/bin/sh PWRAP_CONF={same} {own_link}', True),
-            (f'/usr/bin/env -u PWRAP_CONF {program}', False),
-            (f'/bin/sh /usr/bin/env PWRAP_CONF={other} {program}', False),
-            (f'/usr/bin/env -S "PWRAP_CONF={link} {program}"', True),
-            (f'/usr/bin/env PWRAP_CONF={other} /usr/bin/env PWRAP_CONF={same} {program}', True),
-        ):
-            with self.subTest(words=words):
-                configuration = configuration_of(words, file=same)
-                (tool,) = configuration.tools
-                self.assertEqual(script.calls_itself(tool, configuration, program), expected)
-
-
-class DoubtfulFiles(Person):
-    def test_what_is_doubtful_about_a_whole_file(self) -> None:
-        """Defaults without a tool, two tools of one name, a last line without newline."""
-        defaults = 'no tool stands below these defaults'
-        newline = 'the last line has no newline'
-        for text, doubts in (
-            ('timeout=3\n/bin/sh\n', []),
-            ('/bin/sh\ntimeout=3\n', [f'/conf:2: {defaults}']),
-            ('/bin/sh\nusers=a\n# end\nrefused=1\n\n', [f'/conf:4: {defaults}']),
-            ('/bin/sh\nfailure=temporary\n', []),  # counts for the whole file
-            ('name=a /bin/sh\nname=b /bin/sh\n/bin/sh\n', []),
-            ('/bin/sh a\n/bin/sh b\n', ['/conf: 2 tools have the name /bin/sh in the log']),
-            ('name=a /bin/sh\n' * 3, ['/conf: 3 tools have the name a in the log']),
-            ('/bin/sh', [f'/conf: {newline}']),
-            ('/bin/sh\n# end', [f'/conf: {newline}']),
-            ('/bin/sh\n\n', []),
-        ):
-            with self.subTest(text=text):
-                configuration = script.Configuration(b'/conf')
-                configuration.add_text(text)
-                self.assertEqual(configuration.problems, [])
-                self.assertEqual(script.find_doubtful_lines(configuration), doubts)
-
-    def test_a_backslash_that_is_gone_from_a_pattern_is_warned_of(self) -> None:
-        """Outside of quotes it only quotes the next character, so the pattern shows none."""
-        lost = ': a backslash in users= only quotes what follows it'
-        for line, is_lost in (
-            ('users=*@example\\.org /bin/sh', True),
-            ('timeout=3 users=DOMAIN\\bob', True),
-            ('users=*@example.org /bin/sh a\\b', False),
-            ('# users=DOMAIN\\bob', False),
-        ):
+    def assert_doubts(self, *table: tuple[str, str]) -> None:
+        """Check a configuration of these lines, each with a part of the one warning of it, or nothing."""
+        found = self.doubts_by_line([line for line, _ in table])
+        for number, (line, part) in enumerate(table, 1):
             with self.subTest(line=line):
-                configuration = configuration_of(line, '/bin/sh')
-                self.assertEqual(configuration.problems, [])
-                found = script.find_lost_backslashes(configuration)
-                self.assertEqual(found, [f'{configuration.shown_path}:1{lost}'] if is_lost else [])
+                self.assertEqual(len(found[number]), bool(part), found[number])
+                self.assertIn(part, ''.join(found[number]))
 
-    def test_settings_that_let_everybody_in_or_show_the_log_are_warned_of(self) -> None:
-        """auth=0, and log=stderr; and variables that a setuid program's caller has set."""
-        for lines, beginnings in (
-            (['log=stderr'], ['log=stderr: under qmail-popup']),
-            (['auth=0'], ['auth=0: everybody']),
-            (['log=stderr auth=0'], ['auth=0: ', 'log=stderr: ']),
-            ([], []),
+    def test_patterns_that_can_hardly_be_meant(self) -> None:
+        """A domain without *@, and what no login has: it is shown escaped."""
+        self.assert_doubts(
+            (f'users=*@example.org,!bob@*,root,!*@*.example.org {SHELL}', ''),
+            (f'users=a.b*,*.example.org,x@y.org {SHELL}', ''),
+            (f'users=@example.org {SHELL}', '@example.org begins with @'),
+            (f'users=!@example.org {SHELL}', '@example.org begins with @'),
+            (f'users=example.org {SHELL}', 'example.org has no @'),
+            (f'users=*,!example.org {SHELL}', 'example.org has no @'),
+            (f'"users=a, b" {SHELL}', '\\x20b'),
+            (f"'users=a\tb' {SHELL}", 'a\\x09b'),
+            (f'users=*@a/bin/tool {SHELL}', '*@a/bin/tool'),
+            (f'users=*@example.org\xa0/bin/tool {SHELL}', 'org\\xc2\\xa0/bin/tool'),
+            (f'users=*,!post\u2010master {SHELL}', 'post\\xe2\\x80\\x90master'),
+            (f'users=*,\u2013root {SHELL}', '\\xe2\\x80\\x93root'),
+        )
+
+    def test_a_tool_that_has_vanished_into_a_pattern_is_found(self) -> None:
+        """A no-break space before the path makes a default of the whole line, also where no tool stands below it."""
+        for lines in (
+            [f'users=*@a.org\xa0{SHELL}', SHELL],
+            [SHELL, f'users=*@a.org\xa0{SHELL}'],
         ):
             with self.subTest(lines=lines):
-                configuration = configuration_of(*lines, '/bin/sh')
-                found = script.find_doubts(configuration, self.command[0])
-                found = [one for one in found if 'auth=' in one or 'log=' in one]
-                self.assertEqual(len(found), len(beginnings))
-                for doubt, beginning in zip(found, beginnings):
+                self.settings(*lines)
+                code, shown = self.check()
+                self.assertEqual(code, 0)
+                self.assertIn(f'*@a.org\\xc2\\xa0{SHELL}', ''.join(self.warnings(shown)))
+
+    def test_words_for_a_shell_are_warned_of(self) -> None:
+        """As no shell runs here; within a word they are the tool's own matter."""
+        no_shell = 'is an argument: no shell runs here'
+        self.assert_doubts(
+            (f'{SHELL} a b-c --d=e', ''),
+            (f'{SHELL} a | {SHELL}', f'| {no_shell}'),
+            (f'{SHELL} || {SHELL}', f'|| {no_shell}'),
+            (f'{SHELL} a > x', f'> {no_shell}'),
+            (f'{SHELL} a >{os.devnull}', f'>{os.devnull} {no_shell}'),
+            (f'{SHELL} a 2>&1', f'2>&1 {no_shell}'),
+            (f'{SHELL} <{os.devnull}', f'<{os.devnull} {no_shell}'),
+            (f'{SHELL} ; {SHELL}', f'; {no_shell}'),
+            (f'{SHELL} &', f'& {no_shell}'),
+            (f'{SHELL} && {SHELL}', f'&& {no_shell}'),
+            (f'{SHELL} a|b a;b a&b', ''),
+        )
+
+    def test_settings_that_let_everybody_in_or_show_the_log_are_warned_of(self) -> None:
+        """auth=0, and log=stderr; and AUTH=0 of the environment."""
+        auth, log, environment = 'auth=0: everybody', 'log=stderr: ', 'AUTH=0 in the environment: '
+        for lines, env, beginnings in (
+            (['log=stderr', 'auth=0'], {'AUTH': '1'}, [auth, log]),
+            ([], {'AUTH': '0'}, [environment]),
+            ([], {'AUTH': ''}, []),
+        ):
+            with self.subTest(lines=lines, env=env):
+                self.settings(*lines, SHELL)
+                code, shown = self.check(env=env)
+                found = sorted(line[len('warning: ') :] for line in self.warnings(shown))
+                self.assertEqual((code, len(found)), (0, len(beginnings)), found)
+                for doubt, beginning in zip(found, sorted(beginnings)):
                     self.assertTrue(doubt.startswith(beginning), found)
-        configuration = configuration_of('/bin/sh')
-        for auth, is_told in ((b'0', True), (b'1', False), (b'', False)):
-            with mock.patch.dict(script.posix.environ, {b'AUTH': auth}):
-                found = script.find_doubts(configuration, self.command[0])
-            told = [one for one in found if one.startswith('AUTH=0 in the environment: everybody')]
-            self.assertEqual(len(told), int(is_told), auth)
-        configuration.ignored_variables = ['PWRAP_CONF', 'AUTH']
-        found = script.find_doubts(configuration, self.command[0])
-        self.assertTrue(found[0].startswith('PWRAP_CONF and AUTH ignored: '), found)
 
     def test_warnings_leave_the_configuration_good(self) -> None:
         """Each is shown once, with the line that it is about, and the exit code is 0."""
         yes = self.tool('yes', ACCEPTS)
-        self.settings(
-            'auth=0',
-            'log=stderr',
-            f'name=a {yes} | x',
-            f'name=b users=@b {yes} true',
-            f'name=c /usr/bin/env PWRAP_CONF={self.conf} {self.command[0]}',
-            'timeout=3',
-        )
         os.chmod(yes, 0o777)
+        self.settings('auth=0', 'log=stderr', f'name=a {yes} | x', f'name=b users=@b {yes} y')
         code, lines = self.check()
         self.assertEqual(code, 0)
         self.assertIn('the configuration is good', lines)
-        found = self.warnings(lines)
-        expected = (
-            'auth=0: ',
-            'log=stderr: ',
-            f'{self.conf}:6: no tool stands below',
-            f'{self.conf}:3: a: | is an argument',
-            f'{self.conf}:4: b: the pattern @b begins with @: did you mean *@...?',
-            f'{self.conf}:4: b: it ends in true',
-            f'{self.conf}:5: c: the wrapper with this same file',
-            f'others can change {yes}, and so have every password',
-        )
-        self.assertEqual(len(found), len(expected), found)
-        for line, beginning in zip(found, expected):
-            self.assertTrue(line.startswith(f'warning: {beginning}'), line)
+        found = '\n'.join(self.warnings(lines))
+        for part in (
+            'warning: auth=0: ',
+            'warning: log=stderr: ',
+            f'warning: {self.conf}:3: a: | is an argument',
+            f'warning: {self.conf}:4: b: the pattern @b begins with @: did you mean *@',
+            f'warning: {yes}: others can change it, and so have every password',
+        ):
+            self.assertEqual(found.count(part), 1, found)
+        self.assertEqual(len(found.splitlines()), 5)
+
+
+class NoSystemLog(Person):
+    """As in a container, in which every line would be lost."""
+
+    def about_it(self, **options: object) -> list[str]:
+        """Return the warnings about the log."""
+        code, lines = self.check(**options)
+        self.assertEqual(code, 0)
+        return [line for line in lines if line.startswith('warning: ') and '/dev/log' in line]
+
+    @needs('namespaces')
+    def test_is_warned_of(self) -> None:
+        """With what helps, unless that is set."""
+
+        def have_none() -> None:
+            machine.hide('/dev')
+
+        self.settings(SHELL)
+        (warning,) = self.about_it(before=have_none)
+        self.assertIn('log=stderr', warning)
+        self.settings('log=stderr', SHELL)
+        self.assertEqual(self.about_it(before=have_none), [])
+
+    @needs('syslog')
+    def test_where_there_is_one_nothing_is_said(self) -> None:
+        """Whoever listens."""
+        self.settings(SHELL)
+        with SyslogListener() as log:
+            self.assertEqual(self.about_it(command=log.command(self.command)), [])
 
 
 class Places(Person):
@@ -286,138 +221,118 @@ class Places(Person):
         for name in ('script', 'conf', 'tool'):
             os.makedirs(self.path(f'{name}/inner'))
         self.program = shutil.copy(self.command[0], self.path('script/inner/qmail_pwrap.py'))
-        self.module: ModuleType = import_script(self.program)
         self.file = self.write('conf/inner/pwrap.conf', '')
         self.yes = shutil.copy(self.tool('yes', ACCEPTS), self.path('tool/inner/yes'))
+        self.command = (self.program,)
 
-    def doubts(self, tool: str = '') -> list[str]:
-        """Return what is doubtful about places in this test's folder."""
-        configuration = self.module.Configuration(self.file.encode())
-        configuration.add_text(f'{tool or self.yes}\n')
-        found = self.module.find_unsafe_places(configuration, self.program)
-        mine = [one.replace(self.module.NO_BREAK, ' ') for one in found if self.folder in one]
-        return list(dict.fromkeys(mine))
+    def doubts(self, *tools: str) -> list[str]:
+        """Return what is doubtful about places in this test's folder, of a file with these tools, which is good."""
+        with open(self.file, 'w', encoding='utf-8') as file:
+            file.writelines(f'{tool}\n' for tool in tools or [self.yes])
+        code, lines = self.check(env={'PWRAP_CONF': self.file})
+        self.assertEqual(code, 0, lines)
+        return [line[len('warning: ') :] for line in self.warnings(lines)]
 
     def both(self, path: str) -> list[str]:
         """Return a file and the folders on its way, up to this test's folder."""
         return [path, os.path.dirname(path), os.path.dirname(os.path.dirname(path))]
 
-    def change_warning(self, path: str) -> list[str]:
-        return [f'others can change {path}, and so have every password']
+    def assert_changeable(self, places: list[str], *tools: str) -> None:
+        """Each of these places is warned of once, as others can change it, and no other."""
+        expected = [f'{one}: others can change it, and so have every password' for one in places]
+        self.assertEqual(sorted(self.doubts(*tools)), sorted(expected))
+
+    @contextlib.contextmanager
+    def changed(self, mode: int, places: list[str]) -> Iterator[None]:
+        """Have another mode for these places."""
+        for path in places:
+            os.chmod(path, mode)
+        yield
+        for path in places:
+            os.chmod(path, 0o755)
 
     def test_what_others_can_write_to_is_warned_of(self) -> None:
-        """Script, configuration, tool, and every folder on their way: its path is named."""
-        self.assertEqual(self.doubts(), [])
-        for path in (*self.both(self.program), *self.both(self.file), *self.both(self.yes)):
-            for mode in (0o777, 0o775, 0o757):
-                with self.subTest(path=path, mode=oct(mode)):
-                    os.chmod(path, mode)
-                    self.assertEqual(self.doubts(), self.change_warning(path))
-                    os.chmod(path, 0o755)
-        self.assertEqual(self.doubts(), [])
+        """Script, tool, and every folder on their way and on that of the configuration: its path is named."""
+        places = [*self.both(self.program), *self.both(self.file)[1:], *self.both(self.yes)]
+        self.assert_changeable([])
+        for mode in (0o777, 0o775, 0o757):
+            with self.subTest(mode=oct(mode)), self.changed(mode, places):
+                self.assert_changeable(places)
 
     def test_a_sticky_folder_is_not_warned_of(self) -> None:
         """As in /tmp, nobody replaces another's file there; on a file, that bit means nothing."""
-        for path in (*self.both(self.program), *self.both(self.file), *self.both(self.yes)):
-            with self.subTest(path=path):
-                os.chmod(path, 0o1777)
-                is_file = os.path.isfile(path)
-                self.assertEqual(self.doubts(), self.change_warning(path) if is_file else [])
-                os.chmod(path, 0o755)
+        places = [*self.both(self.program), *self.both(self.file)[1:], *self.both(self.yes)]
+        with self.changed(0o1777, places):
+            self.assert_changeable([self.program, self.yes])
 
-    def test_folders_on_both_ways_of_a_link_count(self) -> None:
-        """The way to the link, and the way to where it leads."""
-        os.mkdir(self.path('links'))
-        link = self.path('links/yes')
-        os.symlink(self.yes, link)
-        for path in (self.path('links'), os.path.dirname(self.yes)):
-            with self.subTest(path=path):
-                self.assertEqual(self.doubts(link), [])
-                os.chmod(path, 0o777)
-                self.assertEqual(self.doubts(link), self.change_warning(path))
-                os.chmod(path, 0o755)
+    @needs('root')
+    def test_what_belongs_to_somebody_else_is_warned_of(self) -> None:
+        """Its owner can change it."""
+        places = [*self.both(self.program), *self.both(self.file)[1:], *self.both(self.yes)]
+        for path in places:
+            os.chown(path, *someone())
+        self.assert_changeable(places)
 
     def test_links_on_the_way_count_wherever_they_lead(self) -> None:
-        """Also those in the middle, of a chain of links and of folders."""
+        """The way to a link and the way on, also of those in the middle, of a chain of links and of folders."""
         for name in ('first', 'second', 'third'):
             os.mkdir(self.path(name))
         os.symlink(self.path('second/yes'), self.path('first/yes'))
         os.symlink('../third/folder/yes', self.path('second/yes'))
         os.symlink(os.path.dirname(self.yes), self.path('third/folder'))
-        for path in map(self.path, ('first', 'second', 'third', 'tool', 'tool/inner')):
-            with self.subTest(path=path):
-                self.assertEqual(self.doubts(self.path('first/yes')), [])
-                os.chmod(path, 0o777)
-                self.assertEqual(self.doubts(self.path('first/yes')), self.change_warning(path))
-                os.chmod(path, 0o755)
-        back = os.path.join(self.path('third/folder'), '../inner/yes')
-        self.assertIn(os.path.dirname(self.yes), dict(self.module.find_way(back)))
+        places = [*map(self.path, ('first', 'second', 'third', 'tool', 'tool/inner'))]
+        with self.changed(0o777, places):
+            self.assert_changeable(places, self.path('first/yes'))
+
+    def test_links_that_go_round_are_no_way(self) -> None:
+        """The tool cannot run, and that is all."""
         os.symlink('round', self.path('round'))
-        self.assertLess(len(self.module.find_way(self.path('round'))), 1000)
+        self.write('conf/inner/pwrap.conf', f'{self.path("round")}\n')
+        code, lines = self.check(env={'PWRAP_CONF': self.file})
+        self.assertEqual(code, 1)
+        self.assertNotIn('others can', ''.join(self.warnings(lines)))
 
-    def test_a_program_behind_env_counts(self) -> None:
-        """As the tool that it is."""
-        os.chmod(self.yes, 0o757)
-        self.assertEqual(self.doubts(f'/usr/bin/env A=b {self.yes}'), self.change_warning(self.yes))
+    def test_every_word_that_is_a_path_counts(self) -> None:
+        """Also behind =, and whatever stands in front: what the tool runs, or reads its users from."""
+        names = ('program', 'users', 'option', 'folder', 'file')
+        for name in names:
+            shutil.copy(self.yes, self.path(name))
+        os.remove(self.path('folder'))
+        os.mkdir(self.path('folder'))
+        paths = dict(zip(names, map(self.path, names)))
+        env, nice = program('env'), program('nice')
+        with self.changed(0o777, list(paths.values())):
+            self.assert_changeable(
+                list(paths.values()),
+                f'{env} USERS={paths["users"]} {nice} {paths["program"]} {paths["folder"]}',
+                f'{self.yes} --a=b {paths["program"]} --option={paths["option"]} f={paths["file"]}',
+            )
 
-    @needs('root')
-    def test_what_belongs_to_somebody_else_is_warned_of(self) -> None:
-        """Its owner can change it."""
-        for path in (*self.both(self.program), *self.both(self.file), *self.both(self.yes)):
-            with self.subTest(path=path):
-                os.chown(path, *someone())
-                self.assertEqual(self.doubts(), self.change_warning(path))
-                os.chown(path, 0, 0)
+    def test_devices_and_sockets_are_for_everybody(self) -> None:
+        """As a database's socket is, and the null device: nobody puts a password there by writing to it."""
+        path = self.path('socket')
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            os.chmod(path, 0o777)
+            self.assert_changeable([], f'{self.yes} {os.devnull} socket={path}')
 
-    def test_a_configuration_that_only_its_owner_can_read_is_warned_of(self) -> None:
-        """It, or a folder on its way: a server of another user could not read it."""
-        file, folder, above = self.both(self.file)
-        for path, mode, is_warned in (
-            (file, 0o600, True),
-            (file, 0o640, False),
-            (file, 0o604, False),
-            (file, 0o611, True),
-            (folder, 0o700, True),
-            (above, 0o700, True),
-            (folder, 0o711, False),
-            (folder, 0o710, False),
+    def test_what_other_users_cannot_read_is_warned_of(self) -> None:
+        """The configuration, as a server of another user could not read it; the script, as the report step runs as the
+        user who logged in; and folders on their way that not everybody may enter, which need not be listed."""
+        for place, mode, is_warned in (
+            (0, 0o700, True),
+            (0, 0o750, True),
+            (0, 0o711, True),  # as qmail's own programs are
+            (0, 0o705, False),
+            (1, 0o700, True),
+            (2, 0o750, True),
+            (1, 0o711, False),
         ):
-            with self.subTest(path=path, mode=oct(mode)):
-                os.chmod(path, mode)
-                warning = f'nobody but its owner can read {path}: a server of another user fails'
-                expected = [f'{warning} with 111'] if is_warned else []
-                self.assertEqual(self.doubts(), expected)
-                os.chmod(path, 0o755)
-
-    def test_a_script_that_other_users_cannot_read_is_warned_of(self) -> None:
-        """The report step would fail, which runs as the user who logged in."""
-        file, folder, above = self.both(self.program)
-        for path, mode, is_warned in (
-            (file, 0o700, True),
-            (file, 0o750, True),
-            (folder, 0o750, True),
-            (above, 0o700, True),
-            (above, 0o750, True),
-            (above, 0o711, False),  # a folder that one only passes through need not be listed
-            (folder, 0o711, False),
-            (file, 0o711, True),
-        ):
-            with self.subTest(path=path, mode=oct(mode)):
-                os.chmod(path, mode)
-                warning = f'other users cannot read {path}: sessions fail after a tool has changed'
-                expected = [f'{warning} its uid'] if is_warned else []
-                self.assertEqual(self.doubts(), expected)
-                os.chmod(path, 0o755)
-
-    def test_check_shows_these_warnings_and_they_leave_it_good(self) -> None:
-        """One of each kind."""
-        self.write('conf/inner/pwrap.conf', f'{self.yes}\n', 0o600)
-        os.chmod(self.path('tool'), 0o777)
-        os.chmod(self.path('script'), 0o700)
-        code, lines = self.check(command=(self.program,), env={'PWRAP_CONF': self.file})
-        self.assertEqual(code, 0)
-        found = self.warnings(lines)
-        self.assertEqual(len(found), 3, found)
-        self.assertIn(f'nobody but its owner can read {self.file}', found[0])
-        self.assertIn(f'others can change {self.path("tool")}', found[1])
-        self.assertIn(f'other users cannot read {self.path("script")}', found[2])
+            file, script = self.both(self.file)[place], self.both(self.program)[place]
+            with self.subTest(place=place, mode=oct(mode)):
+                with self.changed(mode, [file, script]):
+                    found = self.doubts()
+                expected = ((file, '111'), (script, 'session')) if is_warned else ()
+                self.assertEqual(len(found), len(expected), found)
+                for (path, trouble), doubt in zip(expected, found):
+                    self.assertTrue(doubt.startswith(f'{path}: ') and trouble in doubt, doubt)

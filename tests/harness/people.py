@@ -9,14 +9,46 @@ import struct
 import termios
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.harness import machine
 from tests.harness.logins import LONG_ENOUGH, Case, Login, readable
 
 COLUMNS = 80
 PASSWORD = 'Wr0ng+hOrse'  # long and odd enough to be found wherever it stands
-ABOUT_PLACES = re.compile('warning: (others can change|nobody but its owner|other users cannot)')
+ABOUT_PLACES = re.compile(r'warning: \S+: (others can change|not everybody can)')
+ABOUT_THE_LOG = re.compile('warning: .*/dev/log')  # which a container has not
+
+# The parts of what --test shows, each below such a heading.
+TRUE, SESSION, RANDOM = 'with prog true', 'with a session', 'with a random password'
+LOUD = 'LETS EVERYBODY IN'
+
+
+class Tried(NamedTuple):
+    """How --test ended, and the lines that it has printed, as they were before they were wrapped."""
+
+    code: int | None
+    lines: list[str]
+
+    def part(self, heading: str) -> list[str]:
+        """Return the lines of one part, without its heading; none if there is no such part."""
+        found: list[str] = []
+        inside = False
+        for line in self.lines:
+            if line.startswith('with '):
+                inside = line.startswith(heading)
+            elif inside:
+                found.append(line)
+        return found
+
+    def rows(self, heading: str = TRUE) -> list[list[str]]:
+        """Return what is shown of each tool in a part: number, name, what it said, and the rest."""
+        return rows_in(self.part(heading))
+
+    @property
+    def is_loud(self) -> bool:
+        """Whether it is told that somebody lets everybody in."""
+        return any(LOUD in line for line in self.lines)
 
 
 class Person(Case):
@@ -40,26 +72,24 @@ class Person(Case):
         return said.code, unwrapped(said.output)
 
     def warnings(self, lines: list[str]) -> list[str]:
-        """Return the warnings, but not those about places outside this test's folder."""
+        """Return the warnings, but not those about this machine: places outside this test's folder, and its log."""
         return [
             line
             for line in lines
             if line.startswith('warning: ')
+            and not ABOUT_THE_LOG.match(line)
             and (self.folder in line or not ABOUT_PLACES.match(line))
         ]
 
     def try_login(
         self, login: str = 'alice@example.org', given: bytes | None = None, **options: Any
-    ) -> tuple[int | None, list[str]]:
-        """Run --test, which must say nothing on descriptor 2, nor the password anywhere.
-
-        Return its exit code and the lines that it prints.
-        """
+    ) -> Tried:
+        """Run --test, which must say nothing on descriptor 2, nor the password anywhere."""
         typed = f'{PASSWORD}\n'.encode() if given is None else given
         said = self.say('--test', login, given=typed, **options)
         self.assertEqual(said.errors, '')
         self.assertNotIn(PASSWORD, said.output)
-        return said.code, said.output.splitlines()
+        return Tried(said.code, unwrapped(said.output))
 
 
 def unwrapped(output: str) -> list[str]:
@@ -94,15 +124,19 @@ class Terminal:
         *words: str,
         env: Mapping[str, str] | None = None,
         before: Callable[[], object] | None = None,
+        **options: Any,
     ) -> Login:
-        """Start the command here; before() is called instead of take(), and has to do that."""
+        """Start the command here, without a descriptor 3; before() is called instead of take(), and has to do that.
+        The options are those of Case.start()."""
         places = {0: self._screen, 1: self._screen, 2: self._screen}
+        places.update(options.pop('descriptors', {}))
+        options.setdefault('triple', None)
         return self.case.start(
             *words,
-            triple=None,
             descriptors=places,
             env={'LC_ALL': 'C.UTF-8', **(env or {})},
             before=before or self.take,
+            **options,
         )
 
     @property
