@@ -15,7 +15,7 @@ TOOL = '/bin/true'
 TAKES = {
     'auth': 'auth= takes 0 or 1',
     'log': 'log= takes syslog or stderr',
-    'failure': 'failure= takes last or temporary',
+    'failure': 'failure= takes last',
     'empty': 'empty= takes 0 or 1',
     'timeout': 'timeout= takes seconds, 0 to 86400',
     'users': 'users= takes patterns, none of them empty',
@@ -28,7 +28,7 @@ TAKES = {
 RIGHT = {
     'auth': ['0', '1'],
     'log': ['syslog', 'stderr'],
-    'failure': ['last', 'temporary'],
+    'failure': ['last', 'temporary', 'crash'],
     'empty': ['0', '1'],
     'timeout': ['0', '1', '020', '86400', '000000009'],
     'users': ['*', 'a', '!a', 'a,!b', '*@a.org,b@*,!c*', 'a!b', '!!', 'a=b', '?[x]'],
@@ -38,7 +38,7 @@ RIGHT = {
 WRONG = {
     'auth': ['', '2', '00', '-1', 'Zxq', 'yes', '0,1', '1 ', ' 1'],
     'log': ['', 'Zxq', 'STDERR', 'file', 'syslog,stderr'],
-    'failure': ['', 'Zxq', 'first', 'LAST'],
+    'failure': ['', 'Zxq', 'first', 'LAST', 'crash '],
     'empty': ['', '2', '00', 'Zxq', 'no'],
     'timeout': [
         *('', '-1', '+1', '1.5', '1e3', '86401', '0x10', '1_0', 'Zxq', '1s', ' 1', '1 ', '1,2'),
