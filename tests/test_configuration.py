@@ -123,7 +123,8 @@ class Words(unittest.TestCase):
         for line in ('', ' ', '\t ', '#', '# comment', ' \t# comment', '#"', "# it's", '#\\', '\r'):
             with self.subTest(line=line):
                 configuration = read_text(f'{line}\n{TOOL}\n{line}\n')
-                self.assertEqual((configuration.problems, len(configuration.tools)), ([], 1))
+                self.assertFalse(configuration.problems)
+                self.assertEqual(len(configuration.tools), 1)
 
 
 class Settings(unittest.TestCase):
@@ -182,7 +183,7 @@ class Settings(unittest.TestCase):
             'timeout=0\n'
             '/e\n'
         )
-        self.assertEqual(configuration.problems, [])
+        self.assertFalse(configuration.problems)
         seen = [
             (
                 tool.command[0],
@@ -209,7 +210,7 @@ class Settings(unittest.TestCase):
     def test_settings_of_the_file(self) -> None:
         """auth=, log= and failure= stand alone, several on a line if one likes, anywhere."""
         configuration = read_text(f'auth=0 log=stderr\n{TOOL}\nfailure=temporary\n')
-        self.assertEqual(configuration.problems, [])
+        self.assertFalse(configuration.problems)
         values = [configuration.values[name] for name in ('auth', 'log', 'failure')]
         self.assertEqual(values, ['0', 'stderr', 'temporary'])
 

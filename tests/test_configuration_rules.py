@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tests.harness.imported import SCRIPT, read_text
 
-OF_THE_FILE = {'auth': '[01]', 'log': 'syslog|stderr', 'failure': 'last|temporary'}
+OF_THE_FILE = {'auth': '[01]', 'log': 'syslog|stderr', 'failure': 'last|temporary|crash'}
 CODE = '0*(?:[1-9][0-9]?|1[0-9][0-9]|2[0-4][0-9]|25[0-5])'
 OF_TOOLS = {
     'timeout': '[0-9]{1,9}',
@@ -92,10 +92,6 @@ def read_line(words: list[str], settings: dict[str, str]) -> tuple[dict[str, str
         raise Wrong
     if any(word.partition('=')[0] in FORMS and '=' in word for word in words[1:]):
         raise Wrong
-    for position, word in enumerate(words):
-        is_env = word.endswith('/bin/env') or (position == 0 and word.endswith('/env'))
-        if is_env and all('=' in one for one in words[position + 1 :]):
-            raise Wrong
     return given, words
 
 
@@ -171,7 +167,7 @@ def codes_of(value: str) -> set[int]:
 
 
 class Files(unittest.TestCase):
-    TOOLS = ('/y', '/n', '/nonexistent/tool', '/usr/bin/env A=b /t', '/usr/bin/env')
+    TOOLS = ('/y', '/n', '/nonexistent/tool', '/usr/bin/env A=b /t')
     SETTINGS = (
         *('timeout=9', 'timeout=0', 'users=alice*', 'users=*@EXAMPLE.org', 'users=!alice*'),
         *('users=bob,carol', 'users=*,!*@example.org', 'users="a*e@e*,b o b"', 'name=x-1'),
@@ -181,7 +177,7 @@ class Files(unittest.TestCase):
     WRONG_SETTINGS = 6  # the last of these
     ALONE = (
         *('# comment', '', ' \t', '  #"', 'users=*e*', 'timeout=7\r', 'users=!bob', 'refused=5-7'),
-        *('failure=temporary', 'empty=1', 'auth=1', 'failure=last', 'log=stderr', 'users=*'),
+        *('failure=temporary', 'empty=1', 'auth=1', 'failure=crash', 'log=stderr', 'users=*'),
         *('timeout=', 'log=stderr\r', 'auth=0', 'nonsense', 'users=!*', '/x "', "''", 'name=x'),
     )
     ARGUMENTS = (
@@ -198,7 +194,7 @@ class Files(unittest.TestCase):
                 likely = self.SETTINGS[: -self.WRONG_SETTINGS]
                 settings = likely if draw.random() < 0.9 else self.SETTINGS
                 words = draw.sample(settings, draw.choice((0, 0, 1, 2)))
-                tool = draw.choice(self.TOOLS if draw.random() < 0.1 else self.TOOLS[:4])
+                tool = draw.choice(self.TOOLS)
                 few = self.ARGUMENTS[: -self.WRONG_ARGUMENTS]
                 arguments = self.ARGUMENTS if draw.random() < 0.2 else few
                 lines.append(' '.join([*words, tool]) + draw.choice(arguments))
@@ -216,8 +212,7 @@ class Files(unittest.TestCase):
         with self.subTest(text=text):
             configuration = read_text(text.encode('latin-1'))
             wanted = expected(text)
-            said = [problem.text for problem in configuration.problems]
-            self.assertEqual(bool(said), wanted is None, said)
+            self.assertEqual(bool(configuration.problems), wanted is None)
             if wanted is not None:
                 self.assertEqual(described(configuration), wanted)
         return wanted is not None

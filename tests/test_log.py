@@ -59,14 +59,25 @@ HOSTILE = [  # as login, and as address where the environment can hold it
     bytes(range(1, 256)),
 ]
 
+VARIABLES = (b'TCPREMOTEIP', b'TCP6REMOTEIP', b'SSLREMOTEIP', b'REMOTE_HOST')
+
+
+def addresses_from(first: int) -> dict[bytes, bytes]:
+    """Return an address for each of the variables from this one on; those before are empty."""
+    places = enumerate(VARIABLES)
+    return {name: b'192.0.2.%d' % place if place >= first else b'' for place, name in places}
+
+
 ADDRESSES: list[tuple[dict[bytes, bytes], str]] = [  # environment, and what stands behind ip=
     ({}, '-'),
     ({b'TCPREMOTEIP': b''}, '-'),
     ({b'TCPREMOTEIP': b'', b'TCP6REMOTEIP': b''}, '-'),
     ({b'TCPREMOTEIP': b'192.0.2.7'}, '192.0.2.7'),
     ({b'TCP6REMOTEIP': b'2001:db8::7'}, '2001:db8::7'),
-    ({b'TCPREMOTEIP': b'', b'TCP6REMOTEIP': b'2001:db8::7'}, '2001:db8::7'),
-    ({b'TCPREMOTEIP': b'192.0.2.7', b'TCP6REMOTEIP': b'2001:db8::7'}, '192.0.2.7'),
+    ({b'SSLREMOTEIP': b'192.0.2.8'}, '192.0.2.8'),
+    ({b'REMOTE_HOST': b'192.0.2.9'}, '192.0.2.9'),  # xinetd's
+    ({b'REMOTE_ADDR': b'192.0.2.7'}, '-'),
+    *((addresses_from(first), f'192.0.2.{first}') for first in range(len(VARIABLES))),
     ({b'TCPREMOTEIP': b'::ffff:192.0.2.7'}, '::ffff:192.0.2.7'),
     ({b'TCPREMOTEIP': b'fe80::1%e0'}, 'fe80::1%e0'),
     ({b'TCPREMOTEIP': b'1 user="x" tool=y'}, '1\\x20user\\x3d\\x22x\\x22\\x20tool\\x3dy'),
@@ -82,6 +93,7 @@ ADDRESSES: list[tuple[dict[bytes, bytes], str]] = [  # environment, and what sta
 
 LEVELS = {
     'accepted': syslog.LOG_INFO,
+    'found': syslog.LOG_INFO,
     'unknown': syslog.LOG_INFO,
     'rejected': syslog.LOG_NOTICE,
     'temporary': syslog.LOG_WARNING,
@@ -116,7 +128,7 @@ def log_of(
     """Return priority and text of the lines of a login that comes to this."""
     recorder = Recorder()
     with mock.patch.dict(posix.environ, environment or {}):
-        for variable in {b'TCPREMOTEIP', b'TCP6REMOTEIP'} - set(environment or {}):
+        for variable in set(VARIABLES) - set(environment or {}):
             posix.environ.pop(variable, None)
         login = SCRIPT.Login('/program', [b'true'], recorder)
         login.name = name
@@ -188,6 +200,7 @@ class ResultLine(unittest.TestCase):
         outcome = SCRIPT.Outcome
         table = [
             (outcome('accepted', 0, tool='x'), 'result=accepted ip=- tool=x ms=0 user="alice"'),
+            (outcome('found', 2, tool='x'), 'result=found ip=- tool=x ms=0 user="alice"'),
             (outcome('disabled', 0), 'result=disabled ip=- tool=- ms=0 user="alice"'),
             (
                 outcome('rejected', 1, tool='x'),
@@ -218,7 +231,8 @@ class ResultLine(unittest.TestCase):
                     self.assertTrue(lines[-1][1].startswith(f'result={verdict} '))
 
     def test_the_address_is_that_of_the_environment(self) -> None:
-        """ip is TCPREMOTEIP, else TCP6REMOTEIP, else "-"; neither adds a field."""
+        """ip is the first that is not empty, in the order of VARIABLES, else "-"; none adds a
+        field."""
         for environment, shown in ADDRESSES:
             with self.subTest(environment):
                 [(_, line)] = log_of(SCRIPT.Outcome('rejected', 1), environment=environment)
