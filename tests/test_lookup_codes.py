@@ -35,9 +35,7 @@ class Lookups(Case):
     def look_up(self, user: str, prog: str = '', **options: Any) -> Login:
         """Start what Dovecot does to find a user."""
         env = {'AUTHORIZED': '1', **options.pop('env', {})}
-        return self.start(
-            prog or self.reply, **{'triple': lookup_of(user), **options}, env=env
-        )
+        return self.start(prog or self.reply, **{'triple': lookup_of(user), **options}, env=env)
 
     def test_a_user_of_any_tool_is_found(self) -> None:
         """The session's 2 reaches Dovecot, and the log says found, as nobody has logged in;
