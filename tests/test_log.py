@@ -18,6 +18,7 @@ from tests.harness.logins import (
     REJECTS,
     RESULT,
     TRIPLE,
+    WAYS,
     Case,
     Login,
     Way,
@@ -399,14 +400,14 @@ class Problems(Case):
             ([no], None),
         ]
 
-    @both_ways
-    def test_at_most_one_line_each(self, way: Way) -> None:
+    def test_at_most_one_line_each(self) -> None:
         """A problem is one line before the result: whose it is, and what; a refusal is none."""
         started = []
         for number, (lines, problem) in enumerate(self.table):
             conf = self.write(f'conf{number}', '\n'.join(['log=stderr', *lines, '']))
             wanted = [] if problem is None else [problem.replace('CONF', conf)]
-            started.append((wanted, self.start(*way.prog, env={'PWRAP_CONF': conf})))
+            for way in WAYS:
+                started.append((wanted, self.start(*way.prog, env={'PWRAP_CONF': conf})))
         for wanted, login in started:
             with self.subTest(problem=wanted):
                 login.wait()
