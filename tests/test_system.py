@@ -218,6 +218,21 @@ class Descriptors(SystemCase):
         self.assertGreater(short, 3)
 
 
+    def test_a_session_ends_as_it_does_without_any(self) -> None:
+        """Where the wrapper can open nothing any more, days later, when a signal ends the session:
+        it ends by that signal all the same."""
+        for number in (signal.SIGSEGV, signal.SIGTERM, signal.SIGKILL):
+            session = self.python_tool(
+                'session',
+                'import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n'
+                'resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (0, 0))\n'
+                f'os.kill(os.getpid(), {int(number)})',
+            )
+            with self.subTest(number.name):
+                login = self.start(session, env=self.conf_of(self.accepts))
+                self.check(login, Wanted(-number, 'accepted', self.accepts))
+
+
 def starts(case: Case, before: Callable[[], None]) -> bool:
     """Tell whether Python can read the script under these limits: as a report step without
     pipes, the script then ends with 111."""
