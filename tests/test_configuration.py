@@ -296,14 +296,14 @@ class Patterns(unittest.TestCase):
                 self.assertIs(tool.serves(login), serves)
 
     def test_any_patterns_match_as_a_second_matcher_says(self) -> None:
-        """20,000 pairs of patterns and logins, against a second matcher."""
+        """10,000 pairs of patterns and logins, against a second matcher."""
         source = random.Random(7)
         served = 0
 
         def text(characters: str, limit: int) -> str:
             return ''.join(source.choices(characters, k=source.randrange(limit)))
 
-        for _ in range(20000):
+        for _ in range(10000):
             login = text('abABab@.\xc4\xe4*?[!', 9)
             near = [f'{login[:2]}*{login[2:]}', f'*{login[1:]}', f'{login[:-1]}*', login.upper()]
             patterns = [
@@ -318,7 +318,7 @@ class Patterns(unittest.TestCase):
                 expected = should_serve(users, login)
                 served += expected
                 self.assertIs(tool.serves(login.encode('latin-1')), expected)
-        self.assertTrue(3000 < served < 17000, f'{served} are served: a lopsided test')
+        self.assertTrue(1500 < served < 8500, f'{served} are served: a lopsided test')
 
 
 def should_serve(users: str, login: str) -> bool:

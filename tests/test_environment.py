@@ -103,9 +103,14 @@ class Environment(ProbeCase):
         settings are."""
         for value in ('', 'C', 'POSIX', 'C.UTF-8', 'C.utf8', 'UTF-8', 'xx_YY.unknown'):
             self.compare(env={'LC_CTYPE': value})
-        for others in ({}, {'LC_ALL': ''}, {'LC_ALL': 'C'}, {'LC_ALL': 'C.UTF-8'}, {'LANG': 'C'}):
-            for more in ({}, {'LC_CTYPE': 'C'}, {'LC_CTYPE': 'C.UTF-8'}):
-                self.compare((THE_SESSION,), env={**others, **more})
+        for env in (
+            {},
+            {'LC_ALL': '', 'LC_CTYPE': 'C'},
+            {'LC_ALL': 'C'},
+            {'LC_ALL': 'C.UTF-8', 'LC_CTYPE': 'C.UTF-8'},
+            {'LANG': 'C'},
+        ):
+            self.compare((THE_SESSION,), env=env)
 
     def test_lc_ctype_may_stand_anywhere(self) -> None:
         """LC_CTYPE is the same wherever it stands among the others."""
