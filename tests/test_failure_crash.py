@@ -80,7 +80,7 @@ class Codes(CrashCase):
         self.configure(self.down)
         for before in (ignore, block):
             with self.subTest(before.__name__):
-                login = self.login('true', before=lambda b=before: b(signal.SIGTERM))  # type: ignore[misc]
+                login = self.login('true', before=lambda b=before: b(signal.SIGTERM))
                 self.assertEqual((login.code, login.result()['code']), (TERM, '111'))
 
 

@@ -201,11 +201,10 @@ class Descriptors(SystemCase):
             before = limit(resource.RLIMIT_NOFILE, count)
             if not starts(self, before):
                 continue
-            lookup = {'triple': LOOKUP, 'before': before}
             logins = []
             for prog in (['true'], [sleep, '0']):
                 env = {**self.conf_of(finds), 'AUTHORIZED': '1'}
-                found = self.start(*prog, env=env, **lookup)
+                found = self.start(*prog, triple=LOOKUP, env=env, before=before)
                 rejected = self.start(*prog, env=self.conf_of(refuses), before=before)
                 logins += [
                     (found, Wanted(0, 'found', finds)),
@@ -216,7 +215,6 @@ class Descriptors(SystemCase):
                     self.check_right_or_temporary(login, wanted, 'Too many open files$')
                     short += login.code == 111
         self.assertGreater(short, 3)
-
 
     def test_a_session_ends_as_it_does_without_any(self) -> None:
         """Where the wrapper can open nothing any more, days later, when a signal ends the session:
