@@ -19,6 +19,7 @@ OF_TOOLS = {
     'empty': '[01]',
     'name': '[A-Za-z0-9._-]{1,200}',
 }
+REFUSED = '1,3-74,76-110,112-125,128-254'  # where nothing else is said
 FORMS = {**OF_THE_FILE, **OF_TOOLS}
 
 
@@ -38,6 +39,7 @@ def words_of(line: str) -> list[str]:
     words: list[str] = []
     word: str | None = None
     quote, escaped = '', False
+    blanks = ' \t\r' if set('"\'\\') & set(line) else ' \t'  # as shlex has it
     for character in line:
         if escaped:
             kept = '' if not quote or character in '"\\' else '\\'
@@ -51,7 +53,7 @@ def words_of(line: str) -> list[str]:
                 word = (word or '') + character
         elif character in '"\'':
             word, quote = word or '', character
-        elif character in ' \t':
+        elif character in blanks:
             words += [] if word is None else [word]
             word = None
         else:
@@ -108,8 +110,8 @@ def read_rules(text: str) -> tuple[dict[str, str], list[ToolLine]]:
         is_empty = line.strip(' \t')[:1] in ('', '#')
         if is_empty:
             continue
-        is_bare = is_bare and re.fullmatch(r'[ \t]*/[^ \t"\'\\]*[ \t]*', line) is not None
         given, command = read_line(words_of(line), settings)
+        is_bare = is_bare and not given and len(command) == 1
         if command:
             tools.append(ToolLine(command, {**defaults, **given}))
         for name, value in given.items() if not command else ():
@@ -129,9 +131,9 @@ def described(configuration: Any) -> tuple[dict[str, str], list[tuple[Any, ...]]
         (
             tool.command,
             tool.patterns,
-            tool.timeout,
-            set(tool.refused),
-            tool.takes_empty_password,
+            int(tool.settings['timeout']),
+            SCRIPT.parse_codes(tool.settings['refused']),
+            tool.settings['empty'] == '1',
             tool.name,
         )
         for tool in configuration.tools
@@ -150,7 +152,7 @@ def expected(text: str) -> tuple[dict[str, str], list[tuple[Any, ...]]] | None:
             [word.encode('latin-1') for word in command],
             given.get('users', '*').encode('latin-1').lower().split(b','),
             int(given.get('timeout', '20')),
-            codes_of(given.get('refused', '')),
+            codes_of(given.get('refused', REFUSED)),
             given.get('empty') == '1',
             given.get('name') or SCRIPT.escape(command[0].encode('latin-1'), 200),
         )
