@@ -149,8 +149,8 @@ class Environment(ProbeCase):
         looks = self.tool('looks', f'cat /proc/$$/environ; {ACCEPTS}')
         for tool, prog, expected in (
             (PLAIN, (CAT, '/proc/self/environ'), [b'AUTH=success']),
-            (looks, ('true',), [b'AUTH=1', b'PWRAP_ASKING=MARK']),
-            (looks, ('/bin/sh', '-c', ':'), [b'AUTH=1', b'PWRAP_ASKING=MARK']),
+            (looks, ('true',), [b'AUTH=1', b'PWRAP_ASKING=,MARK,']),
+            (looks, ('/bin/sh', '-c', ':'), [b'AUTH=1', b'PWRAP_ASKING=,MARK,']),
         ):
             self.configure(tool)
             status = os.stat(self.conf)

@@ -143,8 +143,8 @@ class Lookups(Case):
         folder = os.open('/', os.O_RDONLY)
         self.addCleanup(os.close, folder)
         for name, triple, problem in (
-            ('closed', None, '^descriptor 3 is not open'),
-            ('a folder', folder, '^descriptor 3 cannot be read'),
+            ('closed', None, '^descriptor 3 is not open, or cannot be read: '),
+            ('a folder', folder, '^descriptor 3 is not open, or cannot be read: '),
             ('nothing', b'', ''),
             ('no NUL', b'bob', ''),
             ('one field', b'bob\0', ''),
