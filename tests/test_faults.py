@@ -20,7 +20,7 @@ from tests.harness.syslog import SyslogListener
 from tests.harness.tools import CRASHES, HANGS
 
 WORDS = 'alice@example.org secret'  # what an exception says: login and password of TRIPLE
-INTERNAL = re.compile(r'internal error: RuntimeError in line \d+')
+INTERNAL = re.compile(r'internal error: RuntimeError in line \d+: please report it')
 UNDECIDED = 'result=temporary ip=- tool=- code=111 ms=0 user=""'
 AT_ONCE = 6  # logins
 
@@ -48,20 +48,13 @@ SCENES = (  # tried in this order for each function, until a fault in it shows
     Scene('TEST/accepts', QUICK, 111),  # no newline at the end
     Scene('failure=crash\nTEST/missing\n', QUICK, -15),
 )
-# What only the report step calls, and what only a login calls that has failed otherwise.
-ELSEWHERE = {
-    'main',
-    'log_internal_error',
-    'report_and_become',
-    'exchange_report',
-    'become',
-}
+# What only the report step or --test calls, and what tells of an internal error.
+ELSEWHERE = {'main', 'describe_error', 'report_and_become', 'become', 'stay_behind', 'Log.write'}
 # Of the report step: whether prog is reported by then, and so the login decided.
 REPORT_STEP = {
-    'encode_words': False,
     'report_and_become': False,
+    'make_report_argument': False,
     'file_identity': False,
-    'exchange_report': False,
     'join_group': True,
     'restore_environment': True,
     'become': True,
@@ -165,22 +158,16 @@ class Function(FaultCase):
             is_accepted = results[0].startswith('result=accepted')
             # While a session runs, the wrapper has nothing to log to.
             self.assertEqual(len(internal), 0 if is_accepted and not internal else 1, lines)
-            if not is_accepted:
+            if internal and lines.index(internal[0]) < lines.index(results[0]):
                 self.assertEqual(results, [UNDECIDED])
+            if not is_accepted:
                 self.assertFalse(self.session_ran(login), lines)
         return True
 
     def test_when_the_first_line_is_written(self) -> None:
         """Also where the result is the first line to be made or written, there is one."""
         scene = Scene('TEST/accepts\n', QUICK, 0)
-        names = (
-            'escape',
-            'Log.write',
-            'Login.end',
-            'Login.__init__',
-            'Log.__init__',
-            'encode_words',
-        )
+        names = ('escape', 'Login.end', 'Login.__init__', 'Outcome.__init__')
         for name, login in self.in_turn(names, scene, LOGIN_ONLY):
             with self.subTest(name):
                 self.check_lines(login)
@@ -201,7 +188,7 @@ class Function(FaultCase):
                 self.check_lines(login)
                 lines = login.log()
                 internal = [line for line in lines if INTERNAL.fullmatch(line)]
-                is_early = name in ('encode_words', 'report_and_become')
+                is_early = name == 'report_and_become'
                 self.assertEqual(len(internal), 0 if is_early else 1, lines)  # syslog's by then
                 self.assertEqual(lines.count(failed), 0 if REPORT_STEP[name] else 1, lines)
                 code, verdict = (111, 'accepted') if REPORT_STEP[name] else (1, 'temporary')
@@ -218,32 +205,31 @@ class Function(FaultCase):
                 login = self.start_with(Scene(USUAL, way, way.code), fault).wait()
                 lines = login.log()
                 self.assertEqual((login.code, login.output(2)), (111, b''))
-                self.assertRegex(lines[-2], rf'^internal error: {error} in line \d+$')
+                self.assertRegex(lines[-2], rf'^internal error: {error} in line \d+: ')
                 self.assertEqual(lines[-1], UNDECIDED)
 
     def test_the_last_resort_fails_too(self) -> None:
         """If even the internal error cannot be logged: 111, and nothing is said."""
-        given = [
-            Raises(one, 'RuntimeError', (WORDS,)) for one in ('Login.ask', 'log_internal_error')
-        ]
-        login = self.start_with(SESSION_SCENE, *given).wait()
-        self.assertEqual((login.code, login.output(1), login.output(2)), (111, b'', b''))
-        self.assertFalse(self.session_ran(login))
+        for broken in ('describe_error', 'Log.write'):
+            with self.subTest(broken):
+                given = [Raises(one, 'RuntimeError', (WORDS,)) for one in ('Login.ask', broken)]
+                login = self.start_with(SESSION_SCENE, *given).wait()
+                self.assertEqual((login.code, login.output(1), login.output(2)), (111, b'', b''))
+                self.assertFalse(self.session_ran(login))
 
     def test_a_decided_login_has_one_result(self) -> None:
         """A login that is decided has its result already: an error behind that adds no second."""
-        names = ('Supervisor.wait_for_session', 'end_by_signal')
-        for name, login in self.in_turn(names, SESSION_SCENE, LOGIN_ONLY):
-            with self.subTest(name):
-                self.assertEqual((login.code, login.result()['result']), (111, 'accepted'))
+        fault = Raises('Supervisor.wait_for_session', 'RuntimeError', (WORDS,), LOGIN_ONLY)
+        login = self.start_with(SESSION_SCENE, fault).wait()
+        self.assertEqual((login.code, login.result()['result']), (111, 'accepted'))
 
     def test_the_line_is_told(self) -> None:
         """The internal error tells the line of the script in which it was raised."""
         lines = read_file(machine.ORIGINAL).decode().splitlines()
-        fault = faults.Replaces('Log.write', None, LOGIN_ONLY)
+        fault = faults.Replaces('Tool.serves', None, LOGIN_ONLY)
         login = self.start_with(SCENES[1], fault).wait()
-        number = int(re.sub(r'.*TypeError in line (\d+)$', r'\1', login.log()[0]))
-        self.assertIn('self.log.write(', lines[number - 1])
+        number = int(re.sub(r'.*TypeError in line (\d+): .*', r'\1', login.log()[0]))
+        self.assertIn('tool.serves(', lines[number - 1])
 
 
 class CutShort(Case):

@@ -185,7 +185,7 @@ class Visible(SecretsCase):
         login = self.login(*way.prog, triple=TRIPLE, command=self.launcher(INTERNAL))
         self.assertEqual(login.code, 111)
         [problem] = login.problems()
-        self.assertRegex(problem, r'^internal error: RuntimeError in line \d+$')
+        self.assertRegex(problem, r'^internal error: RuntimeError in line \d+: please report it$')
         self.assertNotIn(ERROR.encode(), read_file(f'{login.folder}/2'))
         self.assert_in_no_file()
 
