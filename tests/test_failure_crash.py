@@ -9,7 +9,17 @@ import os
 import signal
 
 from tests.harness import machine
-from tests.harness.logins import ACCEPTS, REJECTS, TRIPLE, Case, Way, both_ways
+from tests.harness.logins import (
+    ACCEPTS,
+    REJECTS,
+    TRIPLE,
+    WAYS,
+    Case,
+    Login,
+    Way,
+    both_ways,
+    read_file,
+)
 from tests.harness.probes import block, ignore
 from tests.harness.tools import CRASHES, HANGS, refuses
 
@@ -31,10 +41,10 @@ class CrashCase(Case):
 
 
 class Codes(CrashCase):
-    @both_ways
-    def test_trouble_ends_by_a_signal(self, way: Way) -> None:
+    def test_trouble_ends_by_a_signal(self) -> None:
         """By SIGTERM, without a core file, behind the log line, which has code=111; whatever the
-        trouble was, and whoever refused besides."""
+        trouble was, a mistake in the file too, and whoever refused besides."""
+        logins: list[tuple[Login, Way, list[str], str]] = []
         for lines, tool in (
             ([self.down], self.down),
             ([self.no, self.down, self.no], self.down),
@@ -42,11 +52,16 @@ class Codes(CrashCase):
             (['/nonexistent/tool', self.no], '/nonexistent/tool'),
             ([f'timeout=1 {self.tool("hangs", HANGS)}', self.no], self.path('hangs')),
             ([f'refused=1 {self.tool("odd", refuses(9))}'], self.path('odd')),
+            ([self.yes, 'nonsense'], '-'),
         ):
-            with self.subTest(lines=lines):
-                self.configure(*lines)
-                login = self.login(*way.prog)
-                result = login.result()
+            self.configure(*lines)
+            conf = self.write(f'conf{len(logins)}', read_file(self.conf))
+            for way in WAYS:
+                login = self.start(*way.prog, env={'PWRAP_CONF': conf})
+                logins.append((login, way, lines, tool))
+        for login, way, lines, tool in logins:
+            with self.subTest(way=way.name, lines=lines):
+                result = login.wait().result()
                 self.assertEqual((login.code, login.dumped_core), (TERM, False), login.log())
                 seen = result['result'], result['tool'], result['code']
                 self.assertEqual(seen, ('temporary', tool, '111'))

@@ -16,10 +16,9 @@ STATUS = types.SimpleNamespace(st_uid=0, st_mode=0o100644, st_ino=1, st_dev=1)
 def read_text(text: str | bytes) -> Any:
     """Return the Configuration that this text is, as if it stood in root's file /conf."""
     data = text if isinstance(text, bytes) else text.encode()
-    with (
-        mock.patch.object(SCRIPT, 'read_file', lambda path: (STATUS, data)),
-        mock.patch.dict(posix.environ, {b'PWRAP_CONF': b'/conf'}),
-    ):
+    reads = mock.Mock(return_value=(STATUS, data))
+    named = mock.patch.dict(posix.environ, {b'PWRAP_CONF': b'/conf'})
+    with named, mock.patch.object(SCRIPT, 'read_file', reads):
         return SCRIPT.Configuration()
 
 
