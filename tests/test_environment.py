@@ -1,20 +1,16 @@
 """The environment: tool and prog have the server's, with AUTH in it, whatever the interpreter makes
-of it."""
+of it, and whatever locale it names."""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
-import posix
-import types
 import unittest
 from collections.abc import Callable, Collection
 from typing import Any
-from unittest import mock
 
 from tests.harness import faults, machine
-from tests.harness.imported import SCRIPT
+from tests.harness.logins import ACCEPTS
 from tests.harness.machine import needs
 from tests.harness.probes import CAT, PLAIN, THE_SESSION, THE_TOOL, ProbeCase
 
@@ -49,10 +45,13 @@ class Environment(ProbeCase):
     """What tool and prog have, compared with what they have when the tool is run directly."""
 
     def compare(self, only: Collection[str] = (THE_TOOL, THE_SESSION), **options: Any) -> None:
-        """Compare the environments; AUTH is what the wrapper promises."""
+        """Compare the environments. AUTH is what the wrapper promises; its mark against asking
+        itself is taken out again before a session."""
         for view, direct, wrapped in self.views('environ', only, **options):
             with self.subTest(view, env=options.get('env')):
                 entries = wrapped.split(b'\0')[:-1]
+                if view != THE_SESSION:
+                    entries = [one for one in entries if not one.startswith(b'PWRAP_ASKING=')]
                 auth = [entry for entry in entries if entry.startswith(b'AUTH=')]
                 expected = direct.split(b'\0')[:-1]
                 self.assertEqual(
@@ -104,9 +103,14 @@ class Environment(ProbeCase):
         settings are."""
         for value in ('', 'C', 'POSIX', 'C.UTF-8', 'C.utf8', 'UTF-8', 'xx_YY.unknown'):
             self.compare(env={'LC_CTYPE': value})
-        for others in ({}, {'LC_ALL': ''}, {'LC_ALL': 'C'}, {'LC_ALL': 'C.UTF-8'}, {'LANG': 'C'}):
-            for more in ({}, {'LC_CTYPE': 'C'}, {'LC_CTYPE': 'C.UTF-8'}):
-                self.compare((THE_SESSION,), env={**others, **more})
+        for env in (
+            {},
+            {'LC_ALL': '', 'LC_CTYPE': 'C'},
+            {'LC_ALL': 'C'},
+            {'LC_ALL': 'C.UTF-8', 'LC_CTYPE': 'C.UTF-8'},
+            {'LANG': 'C'},
+        ):
+            self.compare((THE_SESSION,), env=env)
 
     def test_lc_ctype_may_stand_anywhere(self) -> None:
         """LC_CTYPE is the same wherever it stands among the others."""
@@ -123,7 +127,8 @@ class Environment(ProbeCase):
             ):
                 with self.subTest(entries=entries, view=view):
                     kept = [one for one in direct.split(b'\0') if not one.startswith(b'=')]
-                    seen = [one for one in wrapped.split(b'\0') if not one.startswith(b'AUTH=')]
+                    added = (b'AUTH=', b'PWRAP_ASKING=')
+                    seen = [one for one in wrapped.split(b'\0') if not one.startswith(added)]
                     self.assertEqual(sorted(seen), sorted(kept))
 
     def test_odd_entries_break_no_login(self) -> None:
@@ -137,19 +142,24 @@ class Environment(ProbeCase):
                 seen = login.output(1).split(b'\0')
                 self.assertLessEqual({b'AUTH=success', b'Z=9'}, set(seen))
 
-    def test_an_empty_one_has_nothing_but_auth(self) -> None:
-        """Under env -i there is nothing in the environment but AUTH."""
+    def test_an_empty_one_has_nothing_but_ours(self) -> None:
+        """Under env -i there is nothing in the environment of a session but AUTH, and in that of a
+        tool besides which file is being asked."""
         command = self.launcher(faults.Replaces('CONFIGURATION', self.conf))
-        looks = self.tool('looks', 'cat /proc/$$/environ; exit 0')
+        looks = self.tool('looks', f'cat /proc/$$/environ; {ACCEPTS}')
         for tool, prog, expected in (
-            (PLAIN, (CAT, '/proc/self/environ'), b'AUTH=success\0'),
-            (looks, ('true',), b'AUTH=1\0'),
-            (looks, ('prog',), b'AUTH=1\0'),
+            (PLAIN, (CAT, '/proc/self/environ'), [b'AUTH=success']),
+            (looks, ('true',), [b'AUTH=1', b'PWRAP_ASKING=,MARK,']),
+            (looks, ('/bin/sh', '-c', ':'), [b'AUTH=1', b'PWRAP_ASKING=,MARK,']),
         ):
             self.configure(tool)
+            status = os.stat(self.conf)
+            mark = f'{status.st_ino}.{status.st_dev}'.encode()
             with self.subTest(tool=tool, prog=prog):
                 login = self.login(*prog, command=command, whole_env={})
-                self.assertEqual((login.code, login.output(1), login.output(2)), (0, expected, b''))
+                self.assertEqual((login.code, login.output(2)), (0, b''))
+                seen = sorted(login.output(1).replace(mark, b'MARK').split(b'\0')[:-1])
+                self.assertEqual(seen, expected)
 
     def test_what_the_tool_changes_stays_changed(self) -> None:
         """What a tool sets and unsets is set and unset in prog."""
@@ -183,77 +193,28 @@ class Environment(ProbeCase):
                 self.assertIn(f'LC_CTYPE={env["LC_CTYPE"]}'.encode(), login.output(1).split(b'\n'))
 
 
-class LcCtype(unittest.TestCase):
-    """When LC_CTYPE is what the interpreter has set, by the function that decides it: also for
-    other versions."""
-
-    OLD, NEW = (3, 14), (3, 15)
-
-    def restored(
-        self,
-        now: str | None,
-        found: str | None,
-        version: tuple[int, int],
-        utf8_mode: int,
-        has_proc: bool = True,
-    ) -> str | None:
-        """Return what LC_CTYPE becomes that is "now" in this process and was "found" when it was
-        started."""
-        before = {b'A': b'1', **({} if found is None else {b'LC_CTYPE': found.encode()})}
-        after = {b'A': b'1', **({} if now is None else {b'LC_CTYPE': now.encode()})}
-        content = b''.join(b'%s=%s\0' % entry for entry in before.items())
-        read = mock.Mock(return_value=(None, content) if has_proc else None)
-        if not has_proc:
-            read.side_effect = FileNotFoundError
-        system = types.SimpleNamespace(
-            version_info=(*version, 0), flags=types.SimpleNamespace(utf8_mode=utf8_mode)
-        )
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(mock.patch.dict(posix.environ, after, clear=True))
-            stack.enter_context(mock.patch.object(SCRIPT, 'sys', system))
-            stack.enter_context(mock.patch.object(SCRIPT, 'read_file', read))
-            environment = SCRIPT.restore_environment()
-        self.assertEqual(environment.pop(b'A'), b'1')
-        value = environment.pop(b'LC_CTYPE', None)
-        self.assertEqual(environment, {})
-        return None if value is None else value.decode()
-
-    def test_what_the_interpreter_set_is_undone(self) -> None:
-        """It sets one of three values where the locale is C; then LC_CTYPE is again what it was, or
-        not there."""
-        for version in (self.OLD, self.NEW):
-            for now in ('C.UTF-8', 'C.utf8', 'UTF-8'):
-                for found in (None, '', 'C', 'POSIX', 'C.UTF-8', 'xx_YY'):
-                    with self.subTest(version=version, now=now, found=found):
-                        self.assertEqual(self.restored(now, found, version, 1), found)
-
-    def test_other_values_are_the_administrators(self) -> None:
-        """What the interpreter would not set stays, also under Python 3.15, where UTF-8 mode is
-        always on."""
-        for version, mode in ((self.OLD, 0), (self.OLD, 1), (self.NEW, 1)):
-            for value in (None, '', 'C', 'de_DE.UTF-8', 'en_US.utf8', 'c.utf-8', 'UTF-16'):
-                with self.subTest(version=version, mode=mode, value=value):
-                    self.assertEqual(self.restored(value, 'x', version, mode), value)
-
-    def test_without_utf8_mode_an_older_python_has_set_nothing(self) -> None:
-        """Up to 3.14 its UTF-8 mode tells; since 3.15 that is always on, whatever the flag says."""
-        for value in ('C.UTF-8', 'C.utf8', 'UTF-8'):
-            with self.subTest(value):
-                self.assertEqual(self.restored(value, 'x', self.OLD, 0), value)
-                self.assertEqual(self.restored(value, 'x', self.NEW, 0), 'x')
-
-    def test_without_proc_it_stays(self) -> None:
-        """Where /proc/self/environ cannot tell what it was it stays as it is, whatever it is."""
-        for version in (self.OLD, self.NEW):
-            for value in ('C.UTF-8', 'UTF-8', 'de_DE.UTF-8'):
-                with self.subTest(version=version, value=value):
-                    self.assertEqual(self.restored(value, None, version, 1, False), value)
-
-    def test_a_variable_without_a_name_is_dropped(self) -> None:
-        """posix_spawn would not take it; the environment of this process itself is not changed."""
-        with mock.patch.dict(posix.environ, {b'': b'x', b'B': b'2'}, clear=True):
-            self.assertEqual(SCRIPT.restore_environment(), {b'B': b'2'})
-            self.assertEqual(posix.environ, {b'': b'x', b'B': b'2'})
+@needs('locales')
+class Locales(ProbeCase):
+    def test_none_stops_a_login_or_changes_a_byte(self) -> None:
+        """Python has no codec for some character sets, and would not even start; in others, it
+        takes some bytes for parts of a character. Prog's arguments arrive as they were."""
+        show = self.tool('show', 'printf "%s\\0" "$@"')
+        words = [bytes([byte]) for byte in range(1, 256)]
+        words += [b'%c\x40' % byte for byte in range(128, 256)] + [
+            b'\xc9\xa1\xff',
+            b'a\x8e\xa2\xa1\xa1',
+        ]
+        given = [os.fsdecode(word) for word in words]
+        for charset in ('GEORGIAN-PS', 'TCVN5712-1', 'EUC-TW', 'BIG5', 'EUC-JP'):
+            locale = f'xx.{charset}'
+            self.run_program('localedef', '-c', '-i', 'POSIX', '-f', charset, self.path(locale))
+            self.assertTrue(os.path.exists(self.path(locale)), charset)
+            for way in self.ways_to(show):
+                with self.subTest(charset=charset, way=way.name):
+                    env = {'LOCPATH': self.folder, 'LC_ALL': locale}
+                    login = self.login(*way.prog, *given, env=env)
+                    self.assertEqual((login.code, login.problems()), (0, []))
+                    self.assertEqual(login.output(1).split(b'\0')[:-1], words)
 
 
 if __name__ == '__main__':

@@ -9,78 +9,52 @@ import os
 import re
 import subprocess
 import unittest
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tests.harness import faults, machine
 from tests.harness.faults import LOGIN_ONLY, REPORT_ONLY, Raises
-from tests.harness.logins import ACCEPTS, SESSION, WAYS, Case, Login, Way, both_ways
+from tests.harness.logins import ACCEPTS, QUICK, SESSION, Case, Login, Way, both_ways
 from tests.harness.processes import read_file
 from tests.harness.syslog import SyslogListener
 from tests.harness.tools import CRASHES, HANGS
 
 WORDS = 'alice@example.org secret'  # what an exception says: login and password of TRIPLE
-INTERNAL = re.compile(r'internal error: RuntimeError in line \d+')
+INTERNAL = re.compile(r'internal error: RuntimeError in line \d+: please report it')
 UNDECIDED = 'result=temporary ip=- tool=- code=111 ms=0 user=""'
 AT_ONCE = 6  # logins
 
-# A fault here shows when prog runs already: the wrapper has answered the report step.
-AFTER_THE_ANSWER = {
-    'Login.end',
-    'Login.forget_password',
-    'Supervisor.wait_for_session',
-    'end_by_signal',
-}
-# A fault here shows when the wrapper has closed all that it could log to.
-WITHOUT_DESCRIPTORS = {'end_by_signal'}
-
 
 class Scene(NamedTuple):
-    """A login in which a function has a part."""
+    """A login in which functions have a part."""
 
-    lines: tuple[str, ...]  # of the configuration; TEST is the test's folder
-    code: int | None  # how it ends without a fault, None: as prog does
-    ends_in_newline: bool = True
-    has_prog: bool = True
+    text: str  # the configuration, in which TEST is the test's folder
+    way: Way | None  # None: without a prog, as eQmail's qmail-smtpd
+    code: int  # how it ends without a fault
 
 
-USUAL = Scene(
-    (
-        'timeout=60',
-        'users=bob* /bin/false',
-        'TEST/missing "a b"',
-        'refused=1-3 /usr/bin/env --unset=A -S TEST/rejects',
-        'TEST/accepts',
-    ),
-    None,
+USUAL = """timeout=60
+users=bob* /bin/false
+TEST/missing "a b"
+refused=1-3 /usr/bin/env --unset=A -S TEST/rejects
+TEST/accepts
+"""
+SESSION_SCENE = Scene(USUAL, SESSION, SESSION.code)
+SCENES = (  # tried in this order for each function, until a fault in it shows
+    SESSION_SCENE,
+    Scene('TEST/rejects\n', None, 1),
+    Scene('timeout=1 TEST/hangs\nTEST/crashes\nTEST/accepts\n', QUICK, 0),
+    Scene('nonsense\nTEST/accepts\n', QUICK, 111),
+    Scene('TEST/accepts', QUICK, 111),  # no newline at the end
+    Scene('failure=crash\nTEST/missing\n', QUICK, -15),
 )
-SCENES = {
-    'judge_login': Scene(('TEST/rejects',), 1),
-    'name_signal': Scene(('TEST/crashes', 'TEST/accepts'), None),
-    'Login.give_up': Scene(('timeout=1 TEST/hangs', 'TEST/accepts'), None),
-    'Supervisor.kill': Scene(('timeout=1 TEST/hangs', 'TEST/accepts'), None),
-    'Supervisor.send_kill': Scene(('timeout=1 TEST/hangs', 'TEST/accepts'), None),
-    'Supervisor.send': Scene(('timeout=1 TEST/hangs', 'TEST/accepts'), None),
-    'send_signal': Scene(('timeout=1 TEST/hangs', 'TEST/accepts'), None),
-    'Configuration.refuse': Scene(('nonsense', 'TEST/accepts'), 111),
-    'Problem.__init__': Scene(('nonsense', 'TEST/accepts'), 111),
-    'is_plain_line': Scene(('TEST/accepts',), 111, ends_in_newline=False),
-    'find_true': Scene(('TEST/accepts',), 0, has_prog=False),
-}
-# What only the report step calls, and what only a login calls that has failed otherwise.
-ELSEWHERE = {
-    'main',
-    'log_internal_error',
-    'report_and_become',
-    'exchange_report',
-    'become',
-}
+# What only the report step or --test calls, and what tells of an internal error.
+ELSEWHERE = {'main', 'describe_error', 'report_and_become', 'become', 'stay_behind', 'Log.write'}
 # Of the report step: whether prog is reported by then, and so the login decided.
 REPORT_STEP = {
-    'encode_words': False,
     'report_and_become': False,
+    'make_report_argument': False,
     'file_identity': False,
-    'exchange_report': False,
     'join_group': True,
     'restore_environment': True,
     'become': True,
@@ -109,18 +83,16 @@ class FaultCase(Case):
             self.addCleanup(stack.close)
             self.listener = stack.enter_context(SyslogListener())
 
-    def start_with(self, way: Way, scene: Scene, *given: faults.Fault) -> Login:
+    def start_with(self, scene: Scene, *given: faults.Fault) -> Login:
         """Start the login of a scene with these faults."""
-        end = '\n' if scene.ends_in_newline else ''
-        lines = ['log=stderr', *scene.lines]
-        text = '\n'.join(lines).replace('TEST', self.folder) + end
+        text = 'log=stderr\n' + scene.text.replace('TEST', self.folder)
         conf = self.write(f'conf{self.count}', text)
         command = self.launcher(*given, name=f'launcher{self.count}')
         if self.listener:
             command = tuple(self.listener.command(command))
-        prog = way.prog if way is not SESSION else (self.session, f'{self.count + 1}')
-        if not scene.has_prog:
-            prog = ()
+        prog = scene.way.prog if scene.way else ()
+        if scene.way is SESSION:
+            prog = (self.session, f'{self.count + 1}')
         return self.start(*prog, command=command, env={'PWRAP_CONF': conf})
 
     def log_of(self, login: Login) -> list[str]:
@@ -144,15 +116,15 @@ class FaultCase(Case):
 
 
 class Function(FaultCase):
-    def in_turn(self, way: Way) -> Iterator[tuple[str, Scene, Login]]:
-        """Yield the logins in which one function raises an exception, each when it is over."""
-        running: list[tuple[str, Scene, Login]] = []
-        for name in login_functions():
-            if name in ELSEWHERE:
-                continue
-            scene = SCENES.get(name, USUAL)
-            fault = Raises(name, 'RuntimeError', (WORDS,), LOGIN_ONLY)
-            running.append((name, scene, self.start_with(way, scene, fault)))
+    def in_turn(
+        self, names: Sequence[str], scene: Scene, where: str
+    ) -> Iterator[tuple[str, Login]]:
+        """Yield logins of a scene in which one of these functions raises an exception, each when it
+        is over."""
+        running: list[tuple[str, Login]] = []
+        for name in names:
+            fault = Raises(name, 'RuntimeError', (WORDS,), where)
+            running.append((name, self.start_with(scene, fault)))
             if len(running) == AT_ONCE:
                 running[0][-1].wait()
                 yield running.pop(0)
@@ -162,46 +134,45 @@ class Function(FaultCase):
 
     def test_each_function_of_a_login(self) -> None:
         """An exception in any function ends in 111, with one internal error and one result line;
-        and where prog was not reached before, it does not run."""
-        unreached = set(login_functions()) - ELSEWHERE
-        for way in WAYS:
-            for name, scene, login in self.in_turn(way):
-                with self.subTest(name, way=way.name):
-                    self.check_lines(login)
-                    if self.check_end(name, way, scene, login):
-                        unreached.discard(name)
+        and prog does not run unless the log says accepted."""
+        left = [name for name in login_functions() if name not in ELSEWHERE]
+        for scene in SCENES:
+            for name, login in self.in_turn([*left], scene, LOGIN_ONLY):
+                with self.subTest(name, scene=scene):
+                    if self.check_end(scene, login):
+                        left.remove(name)
         if self.listener:  # else nobody sees the internal errors before the configuration is read
-            self.assertEqual(unreached, set())
+            self.assertEqual(left, [])
 
-    def check_end(self, name: str, way: Way, scene: Scene, login: Login) -> bool:
+    def check_end(self, scene: Scene, login: Login) -> bool:
         """Check how a login ended with a fault in a function; tell whether that has shown."""
-        usual = way.code if scene.code is None else scene.code
         lines = self.log_of(login)
         internal = [line for line in lines if INTERNAL.fullmatch(line)]
         results = [line for line in lines if line.startswith('result=')]
-        if login.code == usual and not internal:
+        self.check_lines(login)
+        if login.code == scene.code and not internal:
             return False
         self.assertEqual(login.code, 111, lines)
         if self.listener:
             self.assertEqual(len(results), 1, lines)
-            has_log = way is not SESSION or name not in WITHOUT_DESCRIPTORS or internal
-            self.assertEqual(len(internal), 1 if has_log else 0, lines)
-            if not results[0].startswith('result=accepted'):
+            is_accepted = results[0].startswith('result=accepted')
+            # While a session runs, the wrapper has nothing to log to.
+            self.assertEqual(len(internal), 0 if is_accepted and not internal else 1, lines)
+            if internal and lines.index(internal[0]) < lines.index(results[0]):
                 self.assertEqual(results, [UNDECIDED])
-        if name not in AFTER_THE_ANSWER:
-            self.assertFalse(self.session_ran(login), lines)
+            if not is_accepted:
+                self.assertFalse(self.session_ran(login), lines)
         return True
 
     def test_when_the_first_line_is_written(self) -> None:
         """Also where the result is the first line to be made or written, there is one."""
-        scene = Scene(('TEST/accepts',), None)
-        for name in ('escape', 'Log.write', 'Login.write_line', 'Login.end'):
+        scene = Scene('TEST/accepts\n', QUICK, 0)
+        names = ('escape', 'Login.end', 'Login.__init__', 'Outcome.__init__')
+        for name, login in self.in_turn(names, scene, LOGIN_ONLY):
             with self.subTest(name):
-                fault = Raises(name, 'RuntimeError', (WORDS,), LOGIN_ONLY)
-                login = self.start_with(WAYS[0], scene, fault).wait()
                 self.check_lines(login)
                 self.assertEqual(login.code, 111)
-                if self.listener or name != 'escape':
+                if self.listener:
                     lines = self.log_of(login)
                     self.assertRegex(lines[0], INTERNAL)
                     self.assertEqual(lines[1:], [UNDECIDED])
@@ -209,21 +180,16 @@ class Function(FaultCase):
     def test_each_function_of_the_report_step(self) -> None:
         """In the report step, prog does not run, 111; before the report the tool has failed, and
         the next is asked; behind it the login is accepted."""
-        logins = []
-        scene = Scene(('TEST/accepts', 'TEST/rejects'), None)
-        for name in REPORT_STEP:
-            fault = Raises(name, 'RuntimeError', (WORDS,), REPORT_ONLY)
-            logins.append((name, self.start_with(SESSION, scene, fault)))
-        for name, login in logins:
+        scene = Scene('TEST/accepts\nTEST/rejects\n', SESSION, SESSION.code)
+        tool = self.path('accepts')
+        failed = f'{tool}: temporary failure, exit code 111'
+        for name, login in self.in_turn([*REPORT_STEP], scene, REPORT_ONLY):
             with self.subTest(name):
-                login.wait()
                 self.check_lines(login)
                 lines = login.log()
                 internal = [line for line in lines if INTERNAL.fullmatch(line)]
-                is_early = name in ('encode_words', 'report_and_become')
+                is_early = name == 'report_and_become'
                 self.assertEqual(len(internal), 0 if is_early else 1, lines)  # syslog's by then
-                tool = self.path('accepts')
-                failed = f'{tool}: temporary failure, exit code 111'
                 self.assertEqual(lines.count(failed), 0 if REPORT_STEP[name] else 1, lines)
                 code, verdict = (111, 'accepted') if REPORT_STEP[name] else (1, 'temporary')
                 self.assertEqual((login.code, login.result()['result']), (code, verdict))
@@ -236,37 +202,34 @@ class Function(FaultCase):
         for error in ('MemoryError', 'KeyboardInterrupt', 'SystemExit', 'OSError', 'GeneratorExit'):
             with self.subTest(error):
                 fault = Raises('Login.ask', error, (), LOGIN_ONLY)
-                login = self.start_with(way, USUAL, fault).wait()
+                login = self.start_with(Scene(USUAL, way, way.code), fault).wait()
                 lines = login.log()
                 self.assertEqual((login.code, login.output(2)), (111, b''))
-                self.assertRegex(lines[-2], rf'^internal error: {error} in line \d+$')
+                self.assertRegex(lines[-2], rf'^internal error: {error} in line \d+: ')
                 self.assertEqual(lines[-1], UNDECIDED)
 
-    @both_ways
-    def test_the_last_resort_fails_too(self, way: Way) -> None:
+    def test_the_last_resort_fails_too(self) -> None:
         """If even the internal error cannot be logged: 111, and nothing is said."""
-        given = [
-            Raises(one, 'RuntimeError', (WORDS,)) for one in ('Login.ask', 'log_internal_error')
-        ]
-        login = self.start_with(way, USUAL, *given).wait()
-        self.assertEqual((login.code, login.output(1), login.output(2)), (111, b'', b''))
+        for broken in ('describe_error', 'Log.write'):
+            with self.subTest(broken):
+                given = [Raises(one, 'RuntimeError', (WORDS,)) for one in ('Login.ask', broken)]
+                login = self.start_with(SESSION_SCENE, *given).wait()
+                self.assertEqual((login.code, login.output(1), login.output(2)), (111, b'', b''))
+                self.assertFalse(self.session_ran(login))
 
-    @both_ways
-    def test_a_decided_login_has_one_result(self, way: Way) -> None:
+    def test_a_decided_login_has_one_result(self) -> None:
         """A login that is decided has its result already: an error behind that adds no second."""
-        for name in ('Supervisor.wait_for_session', 'end_by_signal'):
-            with self.subTest(name):
-                fault = Raises(name, 'RuntimeError', (WORDS,), LOGIN_ONLY)
-                login = self.start_with(way, USUAL, fault).wait()
-                self.assertEqual((login.code, login.result()['result']), (111, 'accepted'))
+        fault = Raises('Supervisor.wait_for_session', 'RuntimeError', (WORDS,), LOGIN_ONLY)
+        login = self.start_with(SESSION_SCENE, fault).wait()
+        self.assertEqual((login.code, login.result()['result']), (111, 'accepted'))
 
     def test_the_line_is_told(self) -> None:
         """The internal error tells the line of the script in which it was raised."""
         lines = read_file(machine.ORIGINAL).decode().splitlines()
-        fault = faults.Replaces('Log.write', None, LOGIN_ONLY)
-        login = self.start_with(WAYS[0], USUAL, fault).wait()
-        number = int(re.sub(r'.*TypeError in line (\d+)$', r'\1', login.log()[0]))
-        self.assertIn('self.log.write(', lines[number - 1])
+        fault = faults.Replaces('Tool.serves', None, LOGIN_ONLY)
+        login = self.start_with(SCENES[1], fault).wait()
+        number = int(re.sub(r'.*TypeError in line (\d+): .*', r'\1', login.log()[0]))
+        self.assertIn('tool.serves(', lines[number - 1])
 
 
 class CutShort(Case):
@@ -295,7 +258,7 @@ class CutShort(Case):
         ends = [node.end_lineno or 0 for node in module.body[1:]]
         ends += [node.end_lineno or 0 for node in ast.walk(module) if isinstance(node, ast.Return)]
         ends += range(40, len(self.lines), 40)
-        for number in sorted(set(ends))[::5]:
+        for number in sorted(set(ends))[::10]:
             yield len(b''.join(self.lines[:number]))
 
     def test_never_lets_in(self) -> None:
@@ -305,7 +268,7 @@ class CutShort(Case):
         for cut in self.cuts():
             script = self.write(f'cut{cut}', self.text[:cut], 0o755)
             try:
-                compile(self.text[:cut], script, 'exec')
+                compile(self.text[:cut].decode(), script, 'exec')
                 is_program = True
             except (SyntaxError, ValueError):
                 is_program = False
