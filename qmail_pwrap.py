@@ -861,12 +861,11 @@ TAKES = {
     'failure': 'last or temporary or crash',
     'empty': '0 or 1',
     'users': 'patterns, none of them empty',
-    'timeout': 'seconds, 0 to 86400',  # LONGEST_TIMEOUT
+    'timeout': 'seconds, 0 to 86400',
     'refused': 'exit codes and ranges of 1 to 255, such as 1,3,12-15',
     'name': 'letters, digits, . _ and -',
 }
 NAME_CHARACTERS = frozenset('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-')
-LONGEST_TIMEOUT = 86400  # seconds
 LARGEST_FILE = 1000000  # bytes
 OTHERS_CAN_WRITE = 0o022
 
@@ -997,10 +996,10 @@ def split_line(line: str) -> 'list[str]':
         raise ValueError('a byte order mark: save the file without one, as plain text')
     if '\0' in line:
         raise ValueError('a NUL byte')
-    if line.endswith('\\'):
-        raise ValueError('a line cannot be continued')
     if is_blank_or_comment(line):
         return []
+    if (len(line) - len(line.rstrip('\\'))) % 2:
+        raise ValueError('a line cannot be continued')
     if '"' in line or "'" in line or '\\' in line:
         import shlex  # 7 ms, only for a line that needs it
 
@@ -1041,7 +1040,7 @@ def is_right(name: str, value: str) -> bool:
     if name == 'users':
         return {'', '!'}.isdisjoint(value.split(','))
     if name == 'timeout':
-        return is_number(value, 0, LONGEST_TIMEOUT)
+        return is_number(value, 0, 86400)
     if name == 'refused':
         return parse_codes(value) != set()
     return 0 < len(value) <= 200 and NAME_CHARACTERS.issuperset(value)
@@ -1145,7 +1144,6 @@ qmail-pwrap --test LOGIN
     try a login, and show what each tool says
 qmail-pwrap --version
 qmail-pwrap --help"""
-WIDTH = 80  # columns
 AS_USER = 'this is as uid {} has it: run it as the user of the mail server, too'
 STOPPED = 128  # exit code of a command that a signal has ended: this plus its number
 STOPPING = (SIGINT, SIGHUP, SIGTERM, SIGQUIT)
@@ -1224,7 +1222,7 @@ def show(line: str, sign: str = '') -> None:
     print(
         textwrap.fill(
             line,
-            WIDTH,
+            80,
             subsequent_indent='    ',
             break_long_words=False,
             break_on_hyphens=False,
