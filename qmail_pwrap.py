@@ -653,7 +653,6 @@ def file_identity(file: 'int | bytes | str') -> str:
 # --------------------------------------------------------------------------------------------------
 # Waiting, and signals: a tool, and the session that it becomes
 
-NEW_GROUP = 0  # for setpgid(2): one that the process leads
 NO_LIMIT = 2000000  # seconds, 23 days: as long as poll(2) can wait
 
 
@@ -694,7 +693,7 @@ class Supervisor:
         environment: all of the child's. triple_reader: becomes its descriptor 3.
         """
         former_group = posix.getpgrp()
-        group = posix.getpid() if self.enter_own_group() else NEW_GROUP
+        group = posix.getpid() if self.enter_own_group() else 0  # 0: a new one, which it leads
         try:
             self.child = posix.posix_spawn(
                 command[0],
