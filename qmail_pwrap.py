@@ -1290,10 +1290,10 @@ def describe_state(tool: Tool) -> str:
                 start = file.readline(256)
             if start.startswith(b'#!'):
                 interpreter = b''.join(start[2:].split()[:1])
+                if start.endswith(b'\r\n'):
+                    return 'cannot run: its lines end in CR LF; save it with LF'
             elif not start.startswith(b'\x7fELF'):
                 return 'cannot run: not a program'
-            if start.endswith(b'\r\n'):
-                return 'cannot run: its lines end in CR LF; save it with LF'
     except OSError as error:
         return f'cannot run: {printable(error.filename)}: {error.strerror}'
     for path, fault in ((program, 'not executable'), (interpreter, 'its interpreter is missing')):
