@@ -241,7 +241,7 @@ class ExitCodes(Case):
         self.assert_answers(LATER, self.bob.login, '1')
 
 
-@needs(*WANTED)
+@needs(*WANTED, '/proc')
 class Addresses(Case):
     """The client's address is, for the Lua file, what stands in the password."""
 
@@ -250,7 +250,10 @@ class Addresses(Case):
     @classmethod
     def options(cls) -> dict[str, str]:
         cls.seen = cls.host.folder / 'address'
-        notes = f'cat <&3 >/dev/null; echo "${{TCPREMOTEIP-none}}" >>{cls.seen}'
+        notes = (
+            'cat <&3 >/dev/null; exec 3<&-\n'
+            f'echo "${{TCPREMOTEIP-none}} $(readlink /proc/$$/fd/0)" >>{cls.seen}'
+        )
         calls = """
             local verify = auth_password_verify
             function auth_password_verify(req, password)
@@ -261,7 +264,8 @@ class Addresses(Case):
         return {'wrapper': cls.host.script('stand-in', notes), 'lua': shown(LUA) + calls}
 
     def test_only_an_address_reaches_the_shell(self) -> None:
-        """Hexadecimal digits, dots and colons do; anything else leaves TCPREMOTEIP empty."""
+        """Hexadecimal digits, dots and colons do; anything else leaves TCPREMOTEIP empty. The password is on
+        descriptor 3 alone."""
         mark = self.host.folder / 'mark'
         good = ['192.0.2.7', '2001:db8::7', '::ffff:192.0.2.7', '::1']
         bad = [
@@ -275,8 +279,9 @@ class Addresses(Case):
         ]
         for address in [*good, *bad]:
             self.assert_answers(OK, self.bob.login, address)
-        wanted = [address for address in good for _ in ('pop3', 'imap')] + [''] * 2 * len(bad)
-        self.assertEqual(self.seen.read_text().split('\n')[:-1], wanted)
+        seen = [line.split(' ') for line in self.seen.read_text().splitlines()]
+        wanted = [*good, *('' for _ in bad)]
+        self.assertEqual(seen, [[one, '/dev/null'] for one in wanted for _ in ('pop3', 'imap')])
         self.assertFalse(mark.exists())
 
 

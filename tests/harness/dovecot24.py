@@ -21,15 +21,6 @@ from tests.harness.processes import LONG_ENOUGH
 from tests.harness.servers import LOOPBACK, Server, write_file
 from tests.harness.syslog import SyslogListener
 
-machine.PROGRAMS.update(
-    {
-        'bash': ['/bin/bash'],
-        'dovecot-auth-lua': ['/usr/lib/dovecot/modules/auth/libauthdb_lua.so'],
-        'dovecot-lmtpd': ['/usr/lib/dovecot/lmtp'],
-        'pamtester': ['pamtester'],
-    }
-)
-
 CHECK_VMAIL, CHECK_LDAP = '/usr/local/bin/check-vmail', '/usr/local/bin/check-ldap'
 VMAIL = '/etc/vmail'
 SASL = '/var/spool/postfix/private/auth'

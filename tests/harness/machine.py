@@ -30,11 +30,14 @@ CLONE_NEWNS, MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 0x20000, 0x1000, 0x4000, 
 LOG = '/dev/log'
 
 PROGRAMS = {  # Debian package: what the tests run of it
+    'bash': ['bash'],
     'checkpw': ['checkpw', 'checkapoppw'],
     'cvm': ['cvm-checkpassword', 'cvm-pwfile'],
     'daemontools': ['multilog', 'softlimit'],
+    'dovecot-auth-lua': ['/usr/lib/dovecot/modules/auth/libauthdb_lua.so'],
     'dovecot-core': ['dovecot', 'doveadm', 'doveconf'],
     'dovecot-imapd': ['/usr/lib/dovecot/imap'],
+    'dovecot-lmtpd': ['/usr/lib/dovecot/lmtp'],
     'dovecot-pop3d': ['/usr/lib/dovecot/pop3'],
     'fail2ban': ['fail2ban-client', 'fail2ban-regex'],
     'fgetty': ['checkpassword.login'],
@@ -43,6 +46,7 @@ PROGRAMS = {  # Debian package: what the tests run of it
     'make': ['make'],
     'mount': ['mount'],
     'passwd': ['useradd', 'userdel', 'chpasswd'],
+    'pamtester': ['pamtester'],
     'procps': ['ps'],
     'qpsmtpd': ['qpsmtpd-forkserver'],
     'strace': ['strace'],
