@@ -21,8 +21,7 @@ SHELL = '/bin/sh'
 class Advice(Person):
     def test_what_to_do_about_a_wrong_line(self) -> None:
         """Common mistakes are told from others, and how each is mended."""
-        env = 'put /usr/bin/env in front'
-        comma = 'no blank before or after '
+        env, blanks = 'put /usr/bin/env first', 'without blanks'
         table = (
             ('timoeut=3', 'did you mean timeout=?'),
             ('timeuot=3 /bin/sh', 'did you mean timeout=?'),
@@ -35,16 +34,14 @@ class Advice(Person):
             ('name=cvm CVM_PWFILE_PATH=/etc/x /usr/bin/cvm-checkpassword', env),
             ('PATH=/bin /usr/bin/x', env),
             ('USER=vpopmail /usr/bin/x', env),
-            ('users=*@a.org, *@b.org /bin/sh', comma),
-            ('users=*@a.org ,*@b.org /bin/sh', comma),
-            ('refused=100, 1 /bin/sh', comma),
-            ('users = *', comma),
-            ('users= !*@* /bin/sh', comma),
-            ('timeout = 3 /bin/sh', comma),
+            ('users=*@a.org, *@b.org /bin/sh', blanks),
+            ('users=*@a.org ,*@b.org /bin/sh', blanks),
+            ('refused=100, 1 /bin/sh', blanks),
+            ('users = *', blanks),
+            ('users= !*@* /bin/sh', blanks),
+            ('timeout = 3 /bin/sh', blanks),
             ('/bin/sh a \\', 'a line cannot be continued'),
-            ('colour=red', ''),
             ('bin/sh', ''),
-            ('timeout=never', ''),
             ('/bin/sh "', ''),
             ('auth=0 /bin/sh', ''),
             ('refused=0 /usr/bin/timeout 5 /bin/sh', ''),
@@ -55,11 +52,7 @@ class Advice(Person):
             with self.subTest(line=line):
                 (problem,) = [one for one in lines if one.startswith(f'{self.conf}:{number}: ')]
                 self.assertIn(advice, problem)
-                self.assertEqual(
-                    advice != '',
-                    bool(re.search('did you|no blank|put |cannot be c', problem)),
-                    problem,
-                )
+                self.assertEqual('did you' in problem, 'did you' in advice, problem)
 
     def test_a_byte_order_mark_is_told(self) -> None:
         """As an editor on Windows puts it in front of a file."""
@@ -319,20 +312,21 @@ class Places(Person):
     def test_what_other_users_cannot_read_is_warned_of(self) -> None:
         """The configuration, as a server of another user could not read it; the script, as the report step runs as the
         user who logged in; and folders on their way that not everybody may enter, which need not be listed."""
-        for place, mode, is_warned in (
-            (0, 0o700, True),
-            (0, 0o750, True),
-            (0, 0o711, True),  # as qmail's own programs are
-            (0, 0o705, False),
-            (1, 0o700, True),
-            (2, 0o750, True),
-            (1, 0o711, False),
+        both, neither = ('file', 'script'), ()
+        for place, mode, warned in (
+            (0, 0o700, both),
+            (0, 0o750, ('script',)),  # a group can be the servers', but not all sessions'
+            (0, 0o711, both),  # as qmail's own programs are
+            (0, 0o705, neither),
+            (1, 0o700, both),
+            (2, 0o750, ('script',)),
+            (1, 0o711, neither),
         ):
             file, script = self.both(self.file)[place], self.both(self.program)[place]
             with self.subTest(place=place, mode=oct(mode)):
                 with self.changed(mode, [file, script]):
                     found = self.doubts()
-                expected = ((file, '111'), (script, 'session')) if is_warned else ()
-                self.assertEqual(len(found), len(expected), found)
-                for (path, trouble), doubt in zip(expected, found):
+                said = {'file': (file, '111'), 'script': (script, 'session')}
+                self.assertEqual(len(found), len(warned), found)
+                for (path, trouble), doubt in zip(map(said.__getitem__, warned), found):
                     self.assertTrue(doubt.startswith(f'{path}: ') and trouble in doubt, doubt)
