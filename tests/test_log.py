@@ -92,6 +92,7 @@ ADDRESSES: list[tuple[dict[bytes, bytes], str]] = [  # environment, and what sta
     ({b'TCPREMOTEIP': b'"' * 5000}, '\\x22' * 15 + '\\...'),
 ]
 
+TIMEOUT = 'timeout= takes seconds, 0 to 86400, without blanks'
 LEVELS = {
     'accepted': syslog.LOG_INFO,
     'found': syslog.LOG_INFO,
@@ -395,7 +396,7 @@ class Problems(Case):
             ([f'name=my-tool {crash}', yes], 'my-tool: killed by SIGSEGV'),
             ([down], f'{down}: temporary failure, exit code 111'),
             ([f'timeout=1 {slow}', yes], f'{slow}: timed out after 1 s and was killed'),
-            (['colour=red', yes], 'CONF:2: unknown setting colour='),
+            (['timeout=', yes], f'CONF:2: {TIMEOUT}'),
             (['users=*'], 'CONF: no tool is enabled'),
             (['users=bob ' + yes, no, yes], None),
             ([no], None),
@@ -422,8 +423,8 @@ class Problems(Case):
         self.configure(none, crash, 'name=second ' + none, self.path('no'))
         said = [line.partition(': ')[0] for line in self.login('true').problems()]
         self.assertEqual(said, [none, crash, 'second'])
-        self.configure('colour=red', 'timeout=x', self.path('yes'))
-        self.assertEqual(self.login('true').problems(), [f'{self.conf}:2: unknown setting colour='])
+        self.configure('timeout=x', 'nonsense', self.path('yes'))
+        self.assertEqual(self.login('true').problems(), [f'{self.conf}:2: {TIMEOUT}'])
 
     def test_prog_that_cannot_be_run(self) -> None:
         """A prog that cannot be run is one line, with its name escaped and cut."""
