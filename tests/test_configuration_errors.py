@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import unittest
+from collections.abc import Sequence
 
 from tests.harness.imported import SCRIPT, problems_of
 
@@ -151,3 +153,13 @@ class Errors(unittest.TestCase):
         ):
             with self.subTest(line=line):
                 self.assertEqual(problems_of(f'{line}\n'), [])
+
+    def test_files_without_any_sense(self) -> None:
+        """Any bytes, and any of those that mean something: a problem is a line of plain ASCII."""
+        draw = random.Random(5)
+        for number in range(2000):
+            some: Sequence[int] = range(256) if number % 2 else b'\n\n #"=/\\\'atuseo,!*\0\r-1'
+            data = bytes(draw.choices(some, k=draw.randrange(100)))
+            with self.subTest(data=data):
+                for problem in problems_of(data):
+                    self.assertRegex(problem, r'^/conf(:\d+)?: [ -~]{1,150}$')
