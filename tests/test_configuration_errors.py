@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import unittest
+from collections.abc import Sequence
 
 from tests.harness.imported import SCRIPT, problems_of
 
 TOOL = '/bin/true'
 
 # What is wrong, as the log says it.
-NEITHER = r'neither a setting \(name=value\) nor an absolute path'
+NEITHER = r'neither a setting \(name=value, without blanks\) nor an absolute path$'
 UNKNOWN = 'unknown setting'
 TWICE = '{}= is set twice'
 ALONE = '{}= belongs on a line without a tool'
@@ -18,7 +20,8 @@ BEFORE = '{}= belongs before the path'
 COMMENT = 'a comment needs a line of its own, and no word may begin with #'
 NUL = 'a NUL byte'
 QUOTE = 'No closing quotation'
-ESCAPE = 'No escaped character'
+CONTINUED = 'a line cannot be continued$'
+MARK = 'a byte order mark: '
 
 
 class Errors(unittest.TestCase):
@@ -31,17 +34,19 @@ class Errors(unittest.TestCase):
             *('bin/Zxqtool', './Zxqtool x', '~/Zxqtool', 'true', '"bin/Zxqtool"', '\\ /Zxqtool'),
             *(f'users=zxqalice ./true {TOOL}', 'pass Zxqword', 'Zxq' * 4000, 'users Zxq=x'),
             *(
-                b'\xff\xfe Zxq',
-                b'\xef\xbb\xbf' + TOOL.encode(),
                 b'\xff' * 300,
                 b'\x0b' + TOOL.encode(),
             ),
             *('\x0c', '\x1b[2J', '\u00a0' + TOOL, '\r' + TOOL, 'env Zxq=1 /t', '-Zxq', '--'),
         ],
-        UNKNOWN + r' colour=$': ['colour=Zxqblue', f'colour=Zxqblue {TOOL}', 'colour='],
-        UNKNOWN + r' Users=$': [f'Users=zxq {TOOL}', 'Users='],
-        UNKNOWN + r' timeou=$': [f'timeou=1 {TOOL}'],
-        UNKNOWN + r' \S*=$': [
+        UNKNOWN + r' colour=; for a variable': [
+            'colour=Zxqblue',
+            f'colour=Zxqblue {TOOL}',
+            'colour=',
+        ],
+        UNKNOWN + r' Users=; did you mean users=': [f'Users=zxq {TOOL}', 'Users='],
+        UNKNOWN + r' timeou=; did you mean timeout=': [f'timeou=1 {TOOL}'],
+        UNKNOWN + r' \S*=; ': [
             *('=', '=Zxq', f'=Zxq {TOOL}', '"pass word=Zxqsecret"', 'secret!word=', '"a b"=Zxq'),
             *('q' * 1200 + '=1', 'se;cret=Zxq /t', 'users\u00e4=Zxq', 'a/b=Zxq'),
             *(f'"users =zxq" {TOOL}', '\x1b[2J=Zxq', 'a\r=Zxq'),
@@ -78,7 +83,8 @@ class Errors(unittest.TestCase):
             *(f'{TOOL} "Zxq', f"{TOOL} 'Zxq", '"', "'", f'{TOOL} "Zxq\\"', f'users="zxqa {TOOL}'),
             *(f"'{TOOL}",),
         ],
-        ESCAPE: [f'{TOOL} Zxq\\', '\\'],
+        CONTINUED: [f'{TOOL} Zxq\\', '\\'],
+        MARK: [b'\xff\xfe Zxq', b'\xef\xbb\xbf' + TOOL.encode(), '\ufeff# Zxq'],
         COMMENT: [
             *(
                 f'{TOOL} # Zxq',
@@ -147,3 +153,13 @@ class Errors(unittest.TestCase):
         ):
             with self.subTest(line=line):
                 self.assertEqual(problems_of(f'{line}\n'), [])
+
+    def test_files_without_any_sense(self) -> None:
+        """Any bytes, and any of those that mean something: a problem is a line of plain ASCII."""
+        draw = random.Random(5)
+        for number in range(2000):
+            some: Sequence[int] = range(256) if number % 2 else b'\n\n #"=/\\\'atuseo,!*\0\r-1'
+            data = bytes(draw.choices(some, k=draw.randrange(100)))
+            with self.subTest(data=data):
+                for problem in problems_of(data):
+                    self.assertRegex(problem, r'^/conf(:\d+)?: [ -~]{1,150}$')

@@ -92,6 +92,7 @@ ADDRESSES: list[tuple[dict[bytes, bytes], str]] = [  # environment, and what sta
     ({b'TCPREMOTEIP': b'"' * 5000}, '\\x22' * 15 + '\\...'),
 ]
 
+TIMEOUT = 'timeout= takes seconds, 0 to 86400, without blanks'
 LEVELS = {
     'accepted': syslog.LOG_INFO,
     'found': syslog.LOG_INFO,
@@ -363,18 +364,6 @@ class Descriptor2(Case):
                 self.write('pwrap.conf', f'{line}\nnonsense\n')
                 self.assertEqual((self.login('true').code, self.text(self.last)), (111, ''))
 
-    def test_counts_only_in_a_file_that_is_safe(self) -> None:
-        """A file that others can write to, or own, does not say where the log goes."""
-        self.configure(self.yes)
-        for mode in (0o664, 0o646, 0o666):
-            with self.subTest(mode=f'{mode:o}'):
-                os.chmod(self.conf, mode)
-                self.assertEqual((self.login('true').code, self.text(self.last)), (111, ''))
-        os.chmod(self.conf, 0o644)
-        if os.geteuid() == 0:
-            os.chown(self.conf, machine.someone()[0], 0)
-            self.assertEqual((self.login('true').code, self.text(self.last)), (111, ''))
-
     def login(self, *prog: str, **options: Any) -> Login:
         self.last = super().login(*prog, **options)
         return self.last
@@ -395,7 +384,7 @@ class Problems(Case):
             ([f'name=my-tool {crash}', yes], 'my-tool: killed by SIGSEGV'),
             ([down], f'{down}: temporary failure, exit code 111'),
             ([f'timeout=1 {slow}', yes], f'{slow}: timed out after 1 s and was killed'),
-            (['colour=red', yes], 'CONF:2: unknown setting colour='),
+            (['timeout=', yes], f'CONF:2: {TIMEOUT}'),
             (['users=*'], 'CONF: no tool is enabled'),
             (['users=bob ' + yes, no, yes], None),
             ([no], None),
@@ -417,13 +406,11 @@ class Problems(Case):
                 self.assertEqual((login.output(1), login.output(2)), (b'', b''))
 
     def test_one_line_for_each_of_several(self) -> None:
-        """Each tool with a problem has a line, in order; of a file's mistakes the first has."""
+        """Each tool with a problem has a line, in order."""
         none, crash = self.path('none'), self.path('crash')
         self.configure(none, crash, 'name=second ' + none, self.path('no'))
         said = [line.partition(': ')[0] for line in self.login('true').problems()]
         self.assertEqual(said, [none, crash, 'second'])
-        self.configure('colour=red', 'timeout=x', self.path('yes'))
-        self.assertEqual(self.login('true').problems(), [f'{self.conf}:2: unknown setting colour='])
 
     def test_prog_that_cannot_be_run(self) -> None:
         """A prog that cannot be run is one line, with its name escaped and cut."""
