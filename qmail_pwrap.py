@@ -475,7 +475,7 @@ def forget_strangers_variables() -> 'list[str]':
 
 def judge_failed_start(error: OSError) -> Outcome:
     """Return the outcome of a tool that could not be started."""
-    lacks_resources = error.errno in (errno.EAGAIN, errno.ENOMEM)
+    lacks_resources = error.errno in (errno.EAGAIN, errno.ENOMEM, errno.ENFILE)
     return Outcome(f'cannot run: {error.strerror}', TEMPORARY if lacks_resources else CANNOT_RUN)
 
 
