@@ -25,14 +25,6 @@ from tests.harness.tools import (
     changes_to,
 )
 
-GRANDCHILD = """
-if not os.fork():
-    child = os.fork()
-    if not child:
-        os.execvp(argv[0], argv)
-    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
-"""
 TAKES_OPTIONS = """import getopt
 options, argv = getopt.gnu_getopt(argv, 'dv:', ['debug', 'value='])
 if options != [('-d', ''), ('-v', 'x'), ('--debug', '')]: os._exit(2)
@@ -68,9 +60,8 @@ class Kinds(ProbeCase):
         self.assertEqual(self.ran('next'), 0)
 
     def test_those_that_fork(self) -> None:
-        """Prog is a child, a grandchild, or in a session of its own, and the tool waits for it."""
+        """Prog is a child, also in a session of its own, and the tool waits for it."""
         self.compare(self.python_tool('forks', FORKS))
-        self.compare(self.python_tool('twice', PYTHON_READS + GRANDCHILD))
         in_session = FORKS.replace('not child:', 'not child:\n    os.setsid()')
         self.compare(self.python_tool('session', in_session))
         subprocess = 'import subprocess\nos._exit(subprocess.call(argv, close_fds=False))'

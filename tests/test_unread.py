@@ -12,7 +12,6 @@ from tests.harness.tools import ACCEPTS, BECOMES, records
 
 UNREAD = 'accepted without reading the password'
 LOGIN_AND_PASSWORD = TRIPLE.index(b'<')  # bytes
-NO_PASSWORD = b'alice\0\0now\0'
 
 
 class Unread(Case):
@@ -80,33 +79,6 @@ class Unread(Case):
             with self.subTest(count=count):
                 self.assert_ends(self.login(*way.prog), way.code, 'accepted', tool)
                 self.assertEqual(read_file(self.path('part')), TRIPLE[:count])
-
-    @both_ways
-    def test_a_refusal_needs_no_reading(self, way: Way) -> None:
-        """Nor does trouble: only who accepts has to have read."""
-        for body, code, result in (
-            ('exit 1', 1, 'rejected'),
-            ('exec 3<&-; exit 1', 1, 'rejected'),
-            ('exit 111', 111, 'temporary'),
-        ):
-            tool = self.tool('tool', body)
-            self.configure(tool)
-            with self.subTest(body):
-                problem = '' if code == 1 else 'temporary failure, exit code 111$'
-                self.assert_ends(self.login(*way.prog), code, result, tool, problem)
-
-    def test_a_user_lookup_needs_no_reading(self) -> None:
-        """There a tool may have the login from Dovecot's AUTH_USER."""
-        reply = self.tool('checkpassword-reply', 'exit 2')
-        self.configure(self.tool('finds', 'test "$AUTH_USER" = alice || exit 3; exec "$@"'))
-        for prog, code in ((reply, 2), (self.session, 7)):
-            with self.subTest(prog):
-                env = {'AUTHORIZED': '1', 'AUTH_USER': 'alice'}
-                login = self.login(prog, triple=NO_PASSWORD, env=env)
-                self.assert_ends(login, code, 'found', self.path('finds'))
-        self.configure(f'empty=1 {self.path("finds")}')
-        login = self.login(*QUICK.prog, triple=NO_PASSWORD, env={'AUTH_USER': 'alice'})
-        self.assert_ends(login, 111, 'temporary', self.path('finds'), UNREAD)
 
 
 if __name__ == '__main__':
