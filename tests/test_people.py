@@ -329,14 +329,6 @@ class Log(Command):
         self.assertEqual(len(mine), 1, mine)
         self.assertIn('user="heard"', mine[0])
 
-    def test_nor_does_a_tool_that_starts_the_wrapper_again(self) -> None:
-        """As one that runs only the first word of prog does behind a session."""
-        self.settings(self.tool('first', ACCEPTS.replace('"$@"', '"$1"')))
-        with SyslogListener() as log:
-            said = self.say('--test', 'alice', given=b'x\n', command=log.command(self.command))
-            lines = [line.text for line in log.lines('qmail-pwrap[')]
-        self.assertEqual((said.code, [line for line in lines if self.is_mine(line)]), (2, []))
-
     def is_mine(self, line: str) -> bool:
         """Tell whether a line of the log is about this test."""
         about = f'{re.escape(self.folder)}|user="(alice|heard)"|internal error'
