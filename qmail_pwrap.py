@@ -128,7 +128,6 @@ def main(program: str) -> None:
     first = words[0] if words else ''
     if first.startswith('--'):
         serve_person(program, words)  # and exit
-    log = Log()
     login = None
     code = TRY_LATER
     try:
@@ -136,27 +135,29 @@ def main(program: str) -> None:
             _signal.signal(SIGINT, SIG_DFL)  # Python would raise KeyboardInterrupt
         if first.startswith(INTERNAL) and has_changed_ids():
             # The caller of a setuid program could make any pipes, and name any program as prog.
-            log.write(f'{INTERNAL}* is refused: real and effective user or group differ')
+            LOG.write(f'{INTERNAL}* is refused: {IDS_DIFFER}')
         elif first.startswith(REPORT):
-            code = report_and_become(first, words[1:], log)
+            code = report_and_become(first, words[1:])
         elif posix.isatty(2) and not file_identity(3):  # a person, not a server
             code = complain(USAGE)
         else:
             if first.startswith(TEST):
-                log.shows_answers = True
-                log.descriptor = int(words.pop(0)[len(TEST) :])
-                posix.set_inheritable(log.descriptor, False)  # no tool shall have it
+                LOG.shows_answers = True
+                LOG.descriptor = int(words.pop(0)[len(TEST) :])
+                posix.set_inheritable(LOG.descriptor, False)  # no tool shall have it
+                _signal.pthread_sigmask(SIG_UNBLOCK, STOPPING)
                 stay_behind()
-            login = Login(program, words or [find_true()], log)
-            code = login.decide()
-            if code < 0:
-                end_by_signal(-code)
+            login = Login(program, words or [find_true()])
+            ending = login.decide()
+            if ending < 0:
+                end_by_signal(-ending)  # which returns in process 1 of a container
+            else:
+                code = ending
     except BaseException as error:  # a traceback would end with 1: "the password is wrong"
-        code = TRY_LATER
-        log.write(f'internal error: {describe_error(error)}')
-        # The wrapper logs the result of the login that a report step belongs to.
+        LOG.write(f'internal error: {describe_error(error)}')
+        # The result of a report step's login is the wrapper's to log, and is logged once.
         if not first.startswith(REPORT) and (login is None or not login.is_decided):
-            log.write('result=temporary ip=- tool=- code=111 ms=0 user=""')
+            LOG.write('result=temporary ip=- tool=- code=111 ms=0 user=""')
     finally:  # whatever happened; besides, the interpreter's own way out takes a millisecond
         posix._exit(code)
 
@@ -207,12 +208,11 @@ class Login:
     is_lookup = False  # whether Dovecot asks for a user, without a password
     is_decided = False  # whether the result has been logged
 
-    def __init__(self, program: str, prog: 'list[str]', log: 'Log') -> None:
+    def __init__(self, program: str, prog: 'list[str]') -> None:
         self.started = time.monotonic()
         self.program = program  # the path by which a tool can run the report step
         self.prog = prog
         self.has_session = prog[0] not in TRUE and prog[0].rpartition('/')[2] != REPLY
-        self.log = log
         self.triple = bytearray(TRIPLE_LIMIT + 1)  # the password is here and nowhere else
 
     def decide(self) -> int:
@@ -220,35 +220,36 @@ class Login:
 
         Returns the exit code, or minus the number of the signal to end by.
         """
-        # The order: where the log goes is known before its first line. AUTH=0 lets everybody in,
-        # also with what is no triple, whose faults count before those of the configuration.
+        # The configuration comes first, as it says where the log goes. Its problems come last:
+        # AUTH=0 lets in even what is no triple, and that is a mistake of the server, whatever the
+        # file says.
         ignored = forget_strangers_variables()
         configuration = Configuration()
-        if configuration.values['log'] == 'stderr' and not self.log.shows_answers:
-            self.log.descriptor = 2
+        if configuration.values['log'] == 'stderr' and not LOG.shows_answers:
+            LOG.descriptor = 2
         asking = posix.environ.get(ASKING, b'')
         if configuration.mark in asking:
-            self.log.write(f'{configuration.shown_path}: {ASKS_ITSELF}')
-            self.is_decided = True  # the wrapper that has started this one logs the result
-            return TRY_LATER
+            LOG.write(f'{configuration.shown_path}: {ASKS_ITSELF}')
+            return TRY_LATER  # the wrapper that has started this one logs the result
         # Nothing else is logged before descriptor 3 is read: the log's socket could become it.
-        outcome = self.read_triple()
+        failure = self.read_triple()
         for name in ignored:
-            self.log.write(f'{name} is ignored: {IDS_DIFFER}')
+            LOG.write(f'{name} is ignored: {IDS_DIFFER}')
         auth = posix.environ.get(b'AUTH') or configuration.values['auth'].encode()
+        outcome = failure
         if auth == b'0':
             outcome = Outcome('', DISABLED, ACCEPT)
-        elif outcome is None and configuration.problems:
+        elif failure is None and configuration.problems:
             outcome = Outcome(configuration.problems[0])
-        if outcome is None:
+        elif failure is None:
             posix.close(3)
             reserve_descriptors()
             self.environment = restore_environment()
             self.environment[b'AUTH'] = auth
             self.environment[ASKING] = asking + configuration.mark
-            self.supervisor = Supervisor(gives_up_on_signal=self.log.shows_answers)
+            self.supervisor = Supervisor(gives_up_on_signal=LOG.shows_answers)
             outcome = self.ask_chain(configuration)
-        if outcome is None:
+        if outcome is None:  # a tool has accepted
             return self.supervisor.wait_for_session()
         self.end(outcome)
         if outcome.code == TRY_LATER and configuration.values['failure'] == 'crash':
@@ -259,7 +260,7 @@ class Login:
         """Forget the password, and log the one result of this login, and what is wrong."""
         self.triple[:] = bytes(len(self.triple))
         if outcome.problem:
-            self.log.write(outcome.problem)
+            LOG.write(outcome.problem)
         result = outcome.verdict
         if self.is_lookup:
             result = SAID_OF_A_LOOKUP.get(result, result)
@@ -268,7 +269,7 @@ class Login:
         code = '' if lets_in else f' code={outcome.code}'
         milliseconds = (time.monotonic() - self.started) * 1000
         # What the network chose stands last, so that nothing in it can be taken for a field.
-        self.log.write(
+        LOG.write(
             f'result={result} ip={escape(address, 60)} tool={outcome.tool}{code}'
             f' ms={milliseconds:.0f} user="{escape(self.name, 600)}"',
             LEVELS.get(result, syslog.LOG_INFO),
@@ -323,7 +324,7 @@ class Login:
         for tool in configuration.tools:
             reason = self.find_reason_to_skip(tool)
             if reason:
-                self.log.show_answer(Outcome(f'skipped: {reason}', SKIPPED, tool=tool.name), 0)
+                LOG.show_answer(Outcome(f'skipped: {reason}', SKIPPED, tool=tool.name), 0)
                 continue
             self.supervisor.pass_signals_on()
             if self.supervisor.interrupted or self.supervisor.child is not None:
@@ -333,6 +334,7 @@ class Login:
                 return None
             if outcome.verdict != CANNOT_RUN:
                 last_code = outcome.code
+            # The first trouble decides what the login comes to; until then, the last refusal does.
             if total.verdict == REJECTED:
                 total.tool = outcome.tool
                 if outcome.verdict != REJECTED:
@@ -365,55 +367,53 @@ class Login:
             posix.write(triple.writer, memoryview(self.triple)[: self.size])  # a pipe holds it
             triple.close_writer()  # before the others need descriptors
             with Pipe(needs_report) as report, Pipe(needs_report) as answer:
-                step = self.make_step(report, answer)
-                outcome = self.run(tool, step, triple.reader, report)
+                argument = self.make_argument(report, answer)
+                outcome = self.run(tool, argument, triple.reader, report)
                 outcome.tool = tool.name
-                self.log.show_answer(outcome, time.monotonic() - since)
+                LOG.show_answer(outcome, time.monotonic() - since)
                 if outcome.verdict == ACCEPTED:
                     # Log first, then answer: there is no session that nothing has logged. Should
                     # the report step have died meanwhile, the tool's end is that of the session.
                     self.end(outcome)
-                    if step:
+                    if argument:
                         posix.write(answer.writer, b'+')
         return outcome
 
-    def run(self, tool: 'Tool', step: 'list[str]', triple_reader: int, report: 'Pipe') -> Outcome:
+    def run(self, tool: 'Tool', argument: str, triple_reader: int, report: 'Pipe') -> Outcome:
         """Start a tool, wait for its answer, and return that.
 
-        step: the words of the report step, which will write to the pipe named report.
+        argument: of the report step, which will write to the pipe named report; empty without one.
         """
+        step = [self.program, argument] if argument else []
         command: 'list[bytes | str]' = [*tool.command, *step, *self.prog]
         try:
             self.supervisor.start(command, self.environment, triple_reader)
         except OSError as error:
             return judge_failed_start(error)
-        if step:
+        if argument:
             # For end_by_signal(), and now, while the tool works: there, without descriptors,
             # nothing can be imported.
             import resource  # noqa: F401
         limit = int(tool.settings['timeout'])
-        event = self.supervisor.wait(limit, report, ''.join(step[1:]))
+        event = self.supervisor.wait(limit, report, argument)
         return self.judge(tool, event, triple_reader)
 
-    def make_step(self, report: 'Pipe', answer: 'Pipe') -> 'list[str]':
-        """Return the words of the report step, which inherits these pipes; none if none is needed.
+    def make_argument(self, report: 'Pipe', answer: 'Pipe') -> str:
+        """Return the argument of the report step, which inherits its ends of these pipes.
 
-        report, answer: as in the drawing of the report step.
+        It is empty if there is none, as there is no session.
         """
         if not self.has_session:
-            return []
+            return ''
         posix.set_blocking(report.reader, False)
         posix.set_inheritable(report.writer, True)
         posix.set_inheritable(answer.reader, True)
         # What --test hears on, no tool inherits.
-        log_descriptor = 2 if self.log.shows_answers else self.log.descriptor
-        argument = make_report_argument(
-            report.writer, answer.reader, posix.getpgrp(), log_descriptor
-        )
-        return [self.program, argument]
+        log_descriptor = 2 if LOG.shows_answers else LOG.descriptor
+        return make_report_argument(report.writer, answer.reader, posix.getpgrp(), log_descriptor)
 
     def judge(self, tool: 'Tool', event: str, triple_reader: int) -> Outcome:
-        """Return the outcome of a tool, and see to it that one which has not accepted is gone.
+        """Return the outcome of a tool; one that is given up is gone then, with what it has left.
 
         event: what has ended the wait for it.
         """
@@ -421,7 +421,7 @@ class Login:
         if event == TIMED_OUT:
             killed = 'was killed' if supervisor.give_up() else 'cannot be killed'
             return Outcome(f'timed out after {tool.settings["timeout"]} s and {killed}')
-        code = supervisor.code  # or minus the number of the signal that has ended the tool
+        code = supervisor.code  # or minus a signal; an earlier tool's, or none, if REPORTED
         accepting = {ACCEPT}
         refusing = parse_codes(tool.settings['refused'])
         if self.is_lookup:  # the codes are Dovecot's
@@ -429,8 +429,9 @@ class Login:
             refusing = {NO_SUCH_USER}
         accepts = event == REPORTED or (code in accepting and not self.has_session)
         # What was written and is all there still, nobody has read, and so nobody has checked. It
-        # comes back to where it was, so there is no second copy. (A tool may take the login of a
-        # user lookup from its environment.)
+        # comes back to where it was, so there is no second copy; a part of it overwrites the
+        # beginning, which nobody needs any more then. (A tool may take the login of a user lookup
+        # from its environment.)
         needs_look = accepts and not self.is_lookup
         if needs_look and posix.readv(triple_reader, [self.triple]) == self.size:
             supervisor.give_up()
@@ -504,7 +505,8 @@ def reserve_descriptors() -> None:
     """Fill those of the descriptors 0 to 8 that are closed, so that later pipes leave them alone.
 
     Tools and progs give these numbers a meaning of their own: shell scripts those from 3 on,
-    Dovecot's checkpassword-reply 4. What fills them is not inherited.
+    Dovecot's checkpassword-reply 4. What fills them (dup() takes the lowest free number) is not
+    inherited.
     """
     reader, writer = posix.pipe()  # not an opened folder, which some user might not be able to read
     posix.close(writer)
@@ -582,28 +584,28 @@ def make_report_argument(report: int, answer: int, group: int, log_descriptor: i
     """Return what the report step has to know, as one word that no tool takes for an option.
 
     For example qmail_pwrap.report:11:12:1723:-1:7340.13:7341.13. That is: its end of each pipe,
-    prog's process group, the log's descriptor, and the identities of the pipes, so that the same
-    arguments make the same word only where the pipes are still there.
+    prog's process group, the log's descriptor, and the identities of both pipes. The step makes the
+    word again from its own descriptors: if the same comes out, they are the pipes.
     """
     numbers = f'{report}:{answer}:{group}:{log_descriptor}'
     return f'{REPORT}{numbers}:{file_identity(report)}:{file_identity(answer)}'
 
 
-def report_and_become(argument: str, prog: 'list[str]', log: 'Log') -> int:
+def report_and_become(argument: str, prog: 'list[str]') -> int:
     """Tell the wrapper that prog was reached, wait for its answer, and become prog.
 
     argument: as make_report_argument() made it. Returns 111 if prog cannot be run, or must not be.
     """
-    report, answer, group, log.descriptor = map(int, argument.split(':')[1:5])
-    if make_report_argument(report, answer, group, log.descriptor) != argument:
-        log.write(
+    report, answer, group, LOG.descriptor = map(int, argument.split(':')[1:5])
+    if make_report_argument(report, answer, group, LOG.descriptor) != argument:
+        LOG.write(
             'the tool has closed descriptors that it inherited, so prog does not begin; what helps:'
             ' exec "$@" in a script, sudo -C 64, close_fds=False in Python'
         )
         return TRY_LATER
     try:
         posix.write(report, argument.encode())
-    except OSError:
+    except OSError:  # the wrapper has given the tool up, or is gone
         return TRY_LATER
     if not posix.read(answer, 1):
         return TRY_LATER
@@ -613,11 +615,11 @@ def report_and_become(argument: str, prog: 'list[str]', log: 'Log') -> int:
     environment = restore_environment()
     environment[b'AUTH'] = b'success'
     environment.pop(ASKING, None)
-    become(prog, environment, log)
+    become(prog, environment)
     return TRY_LATER
 
 
-def become(prog: 'list[str]', environment: 'dict[bytes, bytes]', log: 'Log') -> None:
+def become(prog: 'list[str]', environment: 'dict[bytes, bytes]') -> None:
     """Become prog, looked up on PATH as by execvp(3), but no shell runs what has no "#!".
 
     If it cannot be run, log that and return.
@@ -638,7 +640,7 @@ def become(prog: 'list[str]', environment: 'dict[bytes, bytes]', log: 'Log') -> 
         except OSError as error:
             why = f'{error.strerror}'
     _signal.signal(SIGPIPE, SIG_IGN)  # again: nobody may listen to the log any more
-    log.write(f'{escape(name.encode(errors="surrogateescape"), 200)}: prog cannot be run: {why}')
+    LOG.write(f'{escape(name.encode(errors="surrogateescape"), 200)}: prog cannot be run: {why}')
 
 
 def file_identity(file: 'int | bytes | str') -> str:
@@ -692,8 +694,18 @@ class Supervisor:
 
         environment: all of the child's. triple_reader: becomes its descriptor 3.
         """
+        # A tool gets a process group of its own, so that it can be killed with all that it has
+        # started. But it must not lead that group if it would not lead one without the wrapper: at
+        # stake is setsid(1), which forks if it leads a group, and its first half ends with 0 before
+        # the second half has asked anybody, so that `setsid TOOL` would accept every password. So
+        # this process makes a group of its own number, starts the tool in that, and goes back to
+        # where it was. If that is gone meanwhile (nobody else was there), it stays in the new one.
+        # If this process has led its group from the start, the tool would do so too if it were run
+        # directly: it gets a group that it leads.
         former_group = posix.getpgrp()
-        group = posix.getpid() if self.enter_own_group() else 0  # 0: a new one, which it leads
+        group = 0  # for setpgid(2): a new one, which the tool leads
+        if not self.leads_its_group and join_group(posix.getpid()):
+            group = posix.getpid()
         try:
             self.child = posix.posix_spawn(
                 command[0],
@@ -707,19 +719,6 @@ class Supervisor:
         finally:
             join_group(former_group)
         self.group = group or self.child
-
-    def enter_own_group(self) -> bool:
-        """Move this process to a process group of its own number; tell whether a tool may be in it.
-
-        A tool gets a group of its own so that it can be killed with all that it has started. But it
-        must not lead that group, unless it would lead one without the wrapper. At stake: setsid(1)
-        forks if it leads a group, and its first half ends with 0 before the second half has asked
-        anybody, so that behind the wrapper, `setsid TOOL` would accept every password. So this
-        process makes a group, starts the tool in that, and goes back to where it was. It stays if
-        that is gone meanwhile, as nobody else was there. If this process has led its group from the
-        start, the tool would do so too if it were run directly: it gets a group that it leads.
-        """
-        return not self.leads_its_group and join_group(posix.getpid())
 
     def wait(self, seconds: int, report: 'Pipe | None' = None, argument: str = '') -> str:
         """Wait for the child. Return REPORTED, ENDED or TIMED_OUT.
@@ -736,9 +735,10 @@ class Supervisor:
             # Reaped first, read second: of a tool that has ended, the report is in the pipe by now.
             if report and argument:
                 poller.register(report.reader, select.POLLIN)
-                heard = (heard + read_available(report.reader))[-len(argument) :]
-                if heard == argument.encode():
+                heard += read_available(report.reader)
+                if argument.encode() in heard:
                     return REPORTED
+                heard = heard[-len(argument) :]
             if has_ended:
                 return ENDED
             seconds_left = deadline - time.monotonic()
@@ -829,19 +829,20 @@ def join_group(group: int) -> bool:
 
     0, which stands for a group outside of this pid namespace, is none.
     """
+    if group == 0:
+        return False
     try:
-        if group != 0:
-            posix.setpgid(0, group)
+        posix.setpgid(0, group)
     except OSError:
         return False
-    return group != 0
+    return True
 
 
 # --------------------------------------------------------------------------------------------------
 # The configuration
 
 FILE_SETTINGS = ('auth', 'log', 'failure')  # on a line without a tool, once in a file
-DEFAULTS = {  # name= only on the line of a tool; those behind it also for the lines below
+DEFAULTS = {  # users, timeout, refused and empty also for the lines below
     'auth': '1',
     'log': 'syslog',
     'failure': 'last',
@@ -853,7 +854,7 @@ DEFAULTS = {  # name= only on the line of a tool; those behind it also for the l
     'refused': '1,3-74,76-110,112-125,128-254',
     'empty': '0',
 }
-CHOICES = ('auth', 'log', 'failure', 'empty')  # take one of the words with "or" between them
+CHOICES = ('auth', 'log', 'failure', 'empty')  # split at " or ": the text is the rule
 TAKES = {
     'auth': '0 or 1',
     'log': 'syslog or stderr',
@@ -909,7 +910,7 @@ def matches(pattern: bytes, login: bytes) -> bool:
 class Configuration:
     """What the configuration file says, and every reason not to use it."""
 
-    mark = b'none'  # in a tool's environment, that this is being asked
+    mark = b',none,'  # in a tool's environment, that this is being asked
     has_only_paths = True  # no settings, no arguments: the form of qmail-pwrap 0.3
 
     def __init__(self) -> None:
@@ -950,7 +951,7 @@ class Configuration:
                 self.add_line(number, line)
             except ValueError as error:
                 self.refuse(str(error), f':{number}')
-        if not is_blank_or_comment(line) and not self.has_only_paths:
+        if not is_blank_or_comment(line) and not self.has_only_paths:  # the last line
             # A line that a full disk has cut short can be a valid one, and let everybody in. Files
             # in the form of qmail-pwrap 0.3 may end like this, as they did there: of a path that is
             # cut short, little is a program.
@@ -1065,27 +1066,27 @@ def parse_codes(text: str) -> 'set[int]':
 
 def read_file(path: 'bytes | str') -> 'tuple[posix.stat_result, bytes]':
     """Return status and content of a regular file of at most 1 MB. Raises OSError."""
-    # A fifo without a writer must not block, nor may a terminal become ours.
-    descriptor = posix.open(path, posix.O_RDONLY | posix.O_NONBLOCK | posix.O_NOCTTY)
-    try:
-        status = posix.fstat(descriptor)
+    with open(path, 'rb', opener=open_at_once) as file:
+        status = posix.fstat(file.fileno())
         if not _stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, 'not a regular file')
-        data = b''
-        while len(data) <= LARGEST_FILE:
-            piece = posix.read(descriptor, 65536)
-            if not piece:
-                return status, data
-            data += piece
-        raise OSError(errno.EFBIG, 'larger than 1 MB')
-    finally:
-        posix.close(descriptor)
+        if status.st_size > LARGEST_FILE:
+            raise OSError(errno.EFBIG, 'larger than 1 MB')
+        return status, file.read()
+
+
+def open_at_once(path: str, flags: int) -> int:
+    """Open a file: a fifo without a writer must not block, nor may a terminal become ours."""
+    return posix.open(path, flags | posix.O_NONBLOCK | posix.O_NOCTTY)
 
 
 # --------------------------------------------------------------------------------------------------
 # The log
 
 SYSLOG = -1  # as a descriptor
+GOOD = '✓'
+BAD = '✗'
+SIGNS = {ACCEPTED: GOOD, SKIPPED: '-'}  # of a tool's answer, for --test; all else is BAD
 PLAIN_BYTES = frozenset(range(0x21, 0x7F)) - frozenset(b'"\\=')  # they stand in the log as they are
 
 
@@ -1116,6 +1117,9 @@ class Log:
             self.write(f'{outcome.tool}: {outcome.problem}')
 
 
+LOG = Log()  # this process's
+
+
 def escape(data: bytes, limit: int) -> str:
     """Return data as one printable word that cannot look like a field of a log line.
 
@@ -1143,12 +1147,9 @@ qmail-pwrap --test LOGIN
     try a login, and show what each tool says
 qmail-pwrap --version
 qmail-pwrap --help"""
-AS_USER = 'this is as uid {} has it: run it as the user of the mail server, too'
+AS_USER = 'seen as uid {}; run it as the user of the mail server, too'
 STOPPED = 128  # exit code of a command that a signal has ended: this plus its number
 STOPPING = (SIGINT, SIGHUP, SIGTERM, SIGQUIT)
-GOOD = '✓'
-BAD = '✗'
-SIGNS = {ACCEPTED: GOOD, SKIPPED: '-'}  # of a tool's answer; all else is BAD
 COLOURS = {GOOD: 32, BAD: 31, '-': 0}
 PLAIN_IN_PATTERNS = frozenset(b'abcdefghijklmnopqrstuvwxyz0123456789.@*_+-=~&%$#?^{}')
 
@@ -1444,7 +1445,7 @@ def stop(number: int, frame: object) -> None:
 def try_login(program: str, login: str) -> int:
     """Try a login as servers would, and show it; then the same with a random password.
 
-    Some tools let everybody in, as they run prog when they refuse, or read no password.
+    For some tools let everybody in: they run prog when they refuse, or read no password.
 
     Returns the exit code of a server whose prog is no session, or MISUSED if everybody is let in.
     Raises OSError, and KeyboardInterrupt if a signal has ended this.
@@ -1528,6 +1529,7 @@ def run_login(program: str, triple: bytes, *prog: str) -> int:
         posix.write(given.writer, triple)
         given.close_writer()
         posix.dup2(given.reader, 3)
+        _signal.pthread_sigmask(SIG_BLOCK, STOPPING)  # in between, nobody would end it
         process = subprocess.Popen(
             [program, f'{TEST}{answers.writer}', *prog],
             stdin=subprocess.DEVNULL,
@@ -1538,6 +1540,7 @@ def run_login(program: str, triple: bytes, *prog: str) -> int:
         )
         answers.close_writer()
         try:
+            _signal.pthread_sigmask(SIG_UNBLOCK, STOPPING)
             with open(answers.reader, 'rb', closefd=False) as lines:
                 for number, line in enumerate(lines, 1):
                     show_answer(number, line.decode().partition(': ')[2].rstrip())

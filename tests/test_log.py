@@ -141,12 +141,13 @@ def log_of(
     with mock.patch.dict(posix.environ, environment or {}):
         for variable in set(VARIABLES) - set(environment or {}):
             posix.environ.pop(variable, None)
-        login = SCRIPT.Login('/program', ['true'], recorder)
+        login = SCRIPT.Login('/program', ['true'])
         login.name = name
         login.is_lookup = result in VERDICTS_OF_LOOKUPS
         login.started -= seconds
         verdict = VERDICTS_OF_LOOKUPS.get(result, result)
-        login.end(SCRIPT.Outcome(problem, verdict, code, tool))
+        with mock.patch.object(SCRIPT, 'LOG', recorder):
+            login.end(SCRIPT.Outcome(problem, verdict, code, tool))
     return recorder.lines
 
 
