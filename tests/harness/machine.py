@@ -14,6 +14,7 @@ import pwd
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -78,21 +79,39 @@ def prepare_this_process() -> None:
                 action = signal.SIG_DFL if one == signal.SIGCHLD else (lambda *_: None)
                 signal.signal(one, action)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    if os.geteuid() == 0 and somebody_logs():
+    if os.geteuid() == 0:
         with contextlib.suppress(OSError):
-            hide_log()
+            have_own_dev()
 
 
-log_is_hidden = False
+has_own_dev = False
 
 
-def hide_log() -> None:
-    """Have /dev/null in the place of /dev/log, for this process and all that it starts: what a test makes a program log,
-    users and addresses, is no event of this machine. Raises OSError."""
-    global log_is_hidden
+def have_own_dev() -> None:
+    """Have a /dev with what is everybody's there, for this process and all that it starts. Nobody listens at its
+    /dev/log: what a test makes a program log, users and addresses, is no event of this machine. Raises OSError."""
+    global has_own_dev
     have_own_mounts()
-    mount(os.devnull, os.path.realpath(LOG), None, MS_BIND)
-    log_is_hidden = True
+    folder = tempfile.mkdtemp(prefix='pwrap-dev-')
+    mount('none', folder, 'tmpfs', 0, 'mode=755')
+    try:
+        for one in os.scandir('/dev'):
+            copy = os.path.join(folder, one.name)
+            if one.is_symlink():
+                os.symlink(os.readlink(one.path), copy)
+            elif one.is_dir():
+                os.mkdir(copy)
+                mount(one.path, copy, None, MS_BIND | MS_REC)
+            elif stat.S_ISCHR(one.stat().st_mode) and one.stat().st_mode & 0o006 == 0o006:
+                os.close(os.open(copy, os.O_CREAT))
+                mount(one.path, copy, None, MS_BIND)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, 'log'))  # a link to the socket
+        mount(folder, '/dev', None, MS_BIND | MS_REC)
+        has_own_dev = True
+    finally:
+        unmount(folder)
+        os.rmdir(folder)
 
 
 def succeeds_in_a_child(action: Callable[[], None]) -> bool:
@@ -242,10 +261,10 @@ def have_own_mounts() -> None:
     mount('none', '/', None, MS_REC | MS_PRIVATE)
 
 
-def mount(source: str, target: str, kind: str | None, flags: int = 0) -> None:
+def mount(source: str, target: str, kind: str | None, flags: int = 0, options: str = '') -> None:
     """Mount something, as mount(2) does. Raises OSError."""
     words = [word and os.fsencode(word) for word in (source, target, kind)]
-    check_call(libc().mount(*words, flags, None))
+    check_call(libc().mount(*words, flags, options.encode()))
 
 
 def unmount(target: str) -> None:
@@ -331,9 +350,9 @@ def _lacks_syslog() -> str:
     """Say why nobody can listen here, unseen by the system or in its place."""
     if os.geteuid() != 0:
         return 'only root can do this'
-    if somebody_logs():
+    if somebody_logs() and not has_own_dev:
         return f'somebody listens at {LOG}, and mounts are not allowed here'
-    return '' if log_is_hidden or os.access('/dev', os.W_OK) else 'nothing can be made in /dev'
+    return '' if os.access('/dev', os.W_OK) else 'nothing can be made in /dev'
 
 
 @functools.cache

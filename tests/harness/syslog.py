@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shutil
 import socket
 import threading
 from collections.abc import Sequence
@@ -37,8 +36,8 @@ class LogLine(NamedTuple):
 class SyslogListener:
     """Receives what programs tell syslog(3) while the `with` block runs. It needs('syslog').
 
-    Where /dev/log is hidden (machine.hide_log), it stands in that place, and hears what is started from here. Where
-    nobody listens at /dev/log it does, and every program's lines arrive.
+    It listens at /dev/log, where nobody else does: tests of root have a /dev of their own (machine.have_own_dev). Where
+    they may not mount that, every program's lines arrive.
     """
 
     SHAPE = re.compile(r'<(\d+)>(?:\w{3} [ \d]\d \d\d:\d\d:\d\d )?(?:([^\s:]+): ?)?(.*)', re.DOTALL)
@@ -50,19 +49,15 @@ class SyslogListener:
         self._leaving = False
 
     def __enter__(self) -> Self:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._folder = machine.make_folder('pwrap-log-')
-        # Of several test runs at the same time, one can have the machine's /dev/log; the others wait here.
-        self._turn = os.open(self._folder if machine.log_is_hidden else '/dev', os.O_RDONLY)
+        # Of several test runs at the same time in one /dev, one can have the log; the others wait here.
+        self._turn = os.open('/dev', os.O_RDONLY)
         fcntl.flock(self._turn, fcntl.LOCK_EX)
-        place = os.path.realpath(machine.LOG)
-        self.path = os.path.join(self._folder, 'log') if machine.log_is_hidden else place
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.path = os.path.realpath(machine.LOG)
         if os.path.exists(self.path):  # left behind by somebody who is gone
             os.unlink(self.path)
         self._socket.bind(self.path)
         os.chmod(self.path, 0o666)  # the tools log as the user who logged in
-        if machine.log_is_hidden:
-            machine.mount(self.path, place, None, machine.MS_BIND)
         self._thread = threading.Thread(target=self._receive, daemon=True)
         self._thread.start()
         return self
@@ -72,10 +67,7 @@ class SyslogListener:
         self._send_mark()
         self._thread.join(LONG_ENOUGH)
         self._socket.close()
-        if machine.log_is_hidden:
-            machine.unmount(os.path.realpath(machine.LOG))
         os.unlink(self.path)
-        shutil.rmtree(self._folder, ignore_errors=True)
         os.close(self._turn)
 
     def _receive(self) -> None:
