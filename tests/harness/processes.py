@@ -12,6 +12,7 @@ small one, unless the test has something to call in the new process.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import fcntl
@@ -299,6 +300,7 @@ class Starter:
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
+        atexit.register(self._socket.close)
         words = [sys.executable, '-IS', os.path.abspath(__file__)]
         with theirs:
             to_be_0 = (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)
