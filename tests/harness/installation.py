@@ -119,7 +119,7 @@ class Installation(Case):
                 self.assertEqual((login.result()['result'], login.problems()), (result, []))
                 self.assertEqual((login.output(1), login.output(2)), (b'', b''))
 
-    def assert_runs(self) -> None:
+    def assert_runs(self, command: tuple[str, ...] | None = None) -> None:
         """A login is accepted."""
         self.use_tool()
-        self.assertEqual(self.login(*QUICK.prog).code, 0)
+        self.assertEqual(self.login(*QUICK.prog, command=command).code, 0)
