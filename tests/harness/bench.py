@@ -1,5 +1,6 @@
 """`make bench`: what a login costs. Every command is run in turn, ROUNDS times (default 200), so that whatever else the
-machine does falls on all of them; medians and ratios of one run. Nothing is asserted."""
+machine does falls on all of them; medians and ratios of one run, beside those of the last release. Nothing is
+asserted."""
 
 from __future__ import annotations
 
@@ -17,8 +18,10 @@ from tests.harness.logins import TRIPLE
 
 TRUE = '/bin/true' if os.path.exists('/bin/true') else '/usr/bin/true'
 SESSION = ('/bin/sh', '-c', ':')
+LAST_RELEASE = '1.1'
 BARE = (machine.PYTHON, '-IS', '-c')
 
+REPLY = '#!/bin/sh\nexit 0\n'
 ACCEPTS = '#!/bin/sh\nread -r line <&3\nexec 3<&-\nexec "$@"\n'
 REFUSES = '#!/bin/sh\nread -r line <&3\nexit 1\n'
 MEMORY = '#!/bin/sh\ngrep VmHWM /proc/$PPID/status >&2\nexit 0\n'
@@ -98,6 +101,9 @@ class Place:
         self.shell = self.write('shell-wrapper', SHELL_WRAPPER)
         self.accepts = self.write('accepts', ACCEPTS)
         self.refuses = self.write('refuses', REFUSES)
+        self.reply = self.write(
+            'checkpassword-reply', REPLY
+        )  # the name tells that it is no session
         memory = self.write('memory-tool', MEMORY)
         self.one = self.write('one', f'{self.accepts}\n', 0o644)
         self.five = self.write('five', f'{self.refuses}\n' * 4 + f'{self.accepts}\n', 0o644)
@@ -128,8 +134,16 @@ class Place:
             'five': Command('the same with five tools', (self.installed, TRUE), self.five),
             'shell': Command('a shell wrapper', (self.shell, TRUE), self.one),
             'shell five': Command('the same with five tools', (self.shell, TRUE), self.five),
+            'tool, reply': Command(
+                'the tool directly, with checkpassword-reply', (self.accepts, self.reply), self.one
+            ),
+            'reply': Command(
+                'the installed command with checkpassword-reply',
+                (self.installed, self.reply),
+                self.one,
+            ),
             'session': Command(
-                'the installed command with a prog that is a shell doing nothing',
+                'the installed command with a session: a shell doing nothing',
                 (self.installed, *SESSION),
                 self.one,
             ),
@@ -168,6 +182,66 @@ def medians(commands: dict[str, Command], rounds: int) -> dict[str, float]:
     return {name: sorted(values)[rounds // 2] for name, values in times.items()}
 
 
+class Ratio(NamedTuple):
+    """What was measured, what it was in the last release, and what to reach; 0 for what nobody has said."""
+
+    shown: str
+    measured: float
+    last: float = 0
+    goal: float = 0
+
+
+def ratios(median: dict[str, float]) -> list[Ratio]:
+    """Return the ratios that the medians make."""
+    bare, tool = median['bare'], median['tool']
+    further = (median['five'] - median['installed']) / 4
+    return [
+        Ratio(
+            'installed command, (wrapper − tool) / bare interpreter',
+            (median['installed'] - tool) / bare,
+            1.05,
+            1.07,
+        ),
+        Ratio(
+            'the same with `users=*@example.org` on its line',
+            (median['users'] - tool) / bare,
+            1.05,
+        ),
+        Ratio(
+            'the same with checkpassword-reply, which is no session',
+            (median['reply'] - median['tool, reply']) / bare,
+        ),
+        Ratio(
+            'dropped-in script, (wrapper − tool) / bare interpreter',
+            (median['script'] - tool) / bare,
+            2.97,
+            2.45,
+        ),
+        Ratio(
+            'installed command with a session / bare interpreter',
+            median['session'] / bare,
+            2.38,
+            2.25,
+        ),
+        Ratio(
+            'each further refusing tool / running that tool directly',
+            further / median['refusing'],
+            1.22,
+            0.80,
+        ),
+        Ratio(
+            'installed command / shell wrapper, with 1 tool',
+            median['installed'] / median['shell'],
+            1.51,
+        ),
+        Ratio(
+            'the same with 5 tools',
+            median['five'] / median['shell five'],
+            1.39,
+        ),
+    ]
+
+
 def show(place: Place, rounds: int) -> None:
     commands = place.commands()
     median = medians(commands, rounds)
@@ -182,44 +256,11 @@ def show(place: Place, rounds: int) -> None:
     print('| median, ms | |\n|---|---|')
     for name, command in commands.items():
         print(f'| {command.shown} | {median[name]:.1f} |')
-    bare, tool = median['bare'], median['tool']
-    further = (median['five'] - median['installed']) / 4
-    ratios = [
-        (
-            'installed command, (wrapper − tool) / bare interpreter',
-            (median['installed'] - tool) / bare,
-            1.05,
-        ),
-        (
-            'the same with `users=*@example.org` on its line',
-            (median['users'] - tool) / bare,
-            1.07,
-        ),
-        (
-            'dropped-in script, (wrapper − tool) / bare interpreter',
-            (median['script'] - tool) / bare,
-            2.00,
-        ),
-        (
-            'installed command / shell wrapper, with 1 tool',
-            median['installed'] / median['shell'],
-            0.95,
-        ),
-        ('the same with 5 tools', median['five'] / median['shell five'], 0.90),
-        (
-            'each further refusing tool / running that tool directly',
-            further / median['refusing'],
-            0.80,
-        ),
-        (
-            'installed command with a prog that is a shell doing nothing / bare interpreter',
-            median['session'] / bare,
-            2.25,
-        ),
-    ]
-    print('\n| ratio | measured | to reach |\n|---|---|---|')
-    for what, ratio, goal in ratios:
-        print(f'| {what} | {ratio:.2f} | ≤ {goal:.2f} |')
+    print(f'\n| ratio | measured | {LAST_RELEASE} | to reach |\n|---|---|---|---|')
+    for ratio in ratios(median):
+        goal = f'≤ {ratio.goal:.2f}' if ratio.goal else ''
+        last = f'{ratio.last:.2f}' if ratio.last else ''
+        print(f'| {ratio.shown} | {ratio.measured:.2f} | {last} | {goal} |')
     if not machine.lacks('/proc'):
         used = place.peak((place.installed, TRUE), place.remembers)
         bare_used = place.peak((*BARE, OWN_MEMORY), place.one)
