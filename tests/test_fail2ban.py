@@ -146,8 +146,8 @@ class Fail2ban(Case):
             *('qmail-smtpd: helo ', 'qmail-pwrap2[7]: ', 'helo=x ', 'qmail-pwrap[7]: '),
             'sshd[7]: Invalid user ',
         )
-        for lines in self.forms_of([start + line for start in starts]):
-            self.assertEqual(self.find_banned(lines), [])
+        logs = self.forms_of([start + line for start in starts])
+        self.assertEqual(self.find_banned([one for lines in logs for one in lines]), [])
 
     @unittest.skipUnless(os.path.isdir('/etc/fail2ban/filter.d'), 'no /etc/fail2ban here')
     def test_jail_is_taken_by_fail2ban(self) -> None:

@@ -210,6 +210,7 @@ def ratios(median: dict[str, float]) -> list[Ratio]:
         Ratio(
             'the same with checkpassword-reply, which is no session',
             (median['reply'] - median['tool, reply']) / bare,
+            2.14,
         ),
         Ratio(
             'dropped-in script, (wrapper − tool) / bare interpreter',
