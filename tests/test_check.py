@@ -198,7 +198,7 @@ class Problems(Check):
         for name, words in (
             ('missing', 'No such file'),
             ('fifo', 'not a regular file'),
-            ('', 'not a regular file'),
+            ('', 'Is a directory'),
             ('empty', 'no tool is enabled'),
             ('comments', 'no tool is enabled'),
             ('large', 'larger than 1 MB'),

@@ -130,8 +130,8 @@ class Kinds(FileCase):
         os.symlink('/dev/zero', self.path('endless'))
         for path, reason in (
             (self.path('missing'), 'No such file or directory'),
-            (self.folder, 'not a regular file'),
-            ('/', 'not a regular file'),
+            (self.folder, 'Is a directory'),
+            ('/', 'Is a directory'),
             (self.path('fifo'), 'not a regular file'),
             (self.path('held'), 'not a regular file'),
             (self.path('socket'), 'No such device or address'),
