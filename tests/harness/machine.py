@@ -97,14 +97,15 @@ def have_own_dev() -> None:
     try:
         for one in os.scandir('/dev'):
             copy = os.path.join(folder, one.name)
+            status = one.stat(follow_symlinks=False)
             if one.is_symlink():
                 os.symlink(os.readlink(one.path), copy)
             elif one.is_dir():
                 os.mkdir(copy)
                 mount(one.path, copy, None, MS_BIND | MS_REC)
-            elif stat.S_ISCHR(one.stat().st_mode) and one.stat().st_mode & 0o006 == 0o006:
-                os.close(os.open(copy, os.O_CREAT))
-                mount(one.path, copy, None, MS_BIND)
+            elif stat.S_ISCHR(status.st_mode) and status.st_mode & 0o006 == 0o006:
+                os.mknod(copy, stat.S_IFCHR, status.st_rdev)  # /dev/ptmx works beside /dev/pts
+                os.chmod(copy, 0o666)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, 'log'))  # a link to the socket
         mount(folder, '/dev', None, MS_BIND | MS_REC)
