@@ -765,14 +765,21 @@ class Supervisor:
     def give_up(self) -> bool:
         """End the child and its process group, and tell whether the child is gone.
 
-        First gently, so that sudo, or a wrapper as a tool, can end what it has started. With the
-        group goes all that the child has started, and what an earlier tool has left.
+        First gently, with up to a second for all of the group, so that sudo, or a wrapper as a tool,
+        can end what it has started, also where a script stands in front of it. With the group goes
+        what an earlier tool has left.
         """
-        self.gives_up_on_signal = False  # this wait is short, and not to be given up
-        for number, seconds in ((SIGTERM, 1), (SIGKILL, 2)):
-            self.send_to_all(number)
-            event = self.wait(seconds)
-        return event == ENDED
+        self.gives_up_on_signal = False  # these waits are short, and not to be given up
+        self.send_to_all(SIGTERM)
+        deadline = time.monotonic() + 1
+        while not self.reap() or send_signal(
+            -self.group, 0
+        ):  # 0 only asks whether anybody is there
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.01)
+        self.send_to_all(SIGKILL)
+        return self.wait(2) == ENDED
 
     def send_to_all(self, number: int) -> None:
         """Send the child and its process group a signal."""
@@ -807,13 +814,14 @@ def do_nothing(number: int, frame: object) -> None:
     """Handle a signal: its number stands in the wake-up pipe by now."""
 
 
-def send_signal(target: 'int | None', number: int) -> None:
-    """Send a signal to a process, or to the group -target, if there is one."""
+def send_signal(target: 'int | None', number: int) -> bool:
+    """Send a signal to a process, or to the group -target, if there is one; tell whether it is."""
     try:
         if target is not None:
             posix.kill(target, number)
     except OSError:  # it is gone, or has changed its uid
-        pass
+        return False
+    return target is not None
 
 
 def read_available(pipe: int) -> bytes:

@@ -9,7 +9,7 @@ import unittest
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
-from tests.harness.logins import ACCEPTS, REJECTS, alive, read_file, wait_until
+from tests.harness.logins import ACCEPTS, REJECTS, alive, read_file, readable, wait_until
 from tests.harness.machine import needs
 from tests.harness.probes import (
     CATCHER,
@@ -173,6 +173,21 @@ class PassedOn(ProbeCase):
                         said = f'{tool}: interrupted, exit code {40 + number}'
                         self.assertEqual(login.problems(), [said])
         self.assertEqual(self.ran('next'), 0)
+
+    def test_before_the_first_tool_is_asked_the_wrapper_dies_of_it(self) -> None:
+        """As a tool would that still reads descriptor 3; without a traceback, or a line in the log."""
+        self.configure(self.yes)
+        for number in PASSED_ON:
+            with self.subTest(signal=number.name):
+                reader, writer = os.pipe()
+                login = self.start('true', triple=reader)
+                os.write(writer, b'a')
+                wait_until(lambda reader=reader: not readable(reader, 0), 'it reads')  # type: ignore[misc]
+                os.kill(login.pid, number)
+                self.assertEqual(login.wait().code, -number)
+                self.assertEqual(read_file(f'{login.folder}/2'), b'')
+                os.close(reader)
+                os.close(writer)
 
     def test_who_dies_of_it(self) -> None:
         """A tool that a signal kills, sent to the wrapper, gave no verdict; a session takes the
