@@ -258,26 +258,52 @@ def default_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def become(order: Order, given: list[int], before: Callable[[], object] | None) -> None:
-    """In the new process: put the descriptors that it is given in their places, and become the program."""
-    copies = [out_of_the_way(number) for number in given]
-    for to, number in zip(order.places, copies):
-        os.dup2(number, to)
-        os.close(number)
-    close_all_but(*order.places, *started_descriptors)
+def spawn(order: Order, given: list[int], leader: int) -> int:
+    """Start the program with the descriptors that it is given in their places, in the leader's group; return its pid.
+
+    All others have to close by themselves. A fork would take longer, as it copies what a Python needs.
+    """
     os.chdir(order.folder)
     os.umask(0o022)
-    default_signals()
-    if before:
-        before()
-    os.execve(order.words[0], order.words, order.environment)
+    copies = [out_of_the_way(number) for number in given]
+    return os.posix_spawn(
+        order.words[0],
+        order.words,
+        order.environment,
+        file_actions=[(os.POSIX_SPAWN_DUP2, *pair) for pair in zip(copies, order.places)],
+        setpgroup=leader,
+        setsigmask=[],
+        setsigdef=ALL_SIGNALS,
+    )
+
+
+def fork_and_become(
+    order: Order, given: list[int], leader: int, before: Callable[[], object]
+) -> int:
+    """Do the same by a fork, and call before() in the new process."""
+    started, starting = os.pipe()
+    pid = fork()
+    if not pid:
+        with leaving(99):
+            os.setpgid(0, leader)
+            starting = out_of_the_way(starting)
+            copies = [out_of_the_way(number) for number in given]
+            for to, number in zip(order.places, copies):
+                os.dup2(number, to)
+                os.close(number)
+            close_all_but(*order.places, starting)
+            os.chdir(order.folder)
+            os.umask(0o022)
+            default_signals()
+            before()
+            os.execve(order.words[0], order.words, order.environment)
+    os.close(starting)
+    readable(started, ENDING)  # its end, when the program starts
+    os.close(started)
+    return pid
 
 
 # The supervisor
-
-started_descriptors: list[
-    int
-] = []  # in the new process: the end of the pipe that closes when the program starts
 
 
 def fork_supervisor(
@@ -289,7 +315,9 @@ def fork_supervisor(
         child = fork()
         if not child:
             with leaving(1):
-                supervise(control.detach(), lambda: become(order, given, before))
+                supervise(
+                    control.detach(), lambda leader: fork_and_become(order, given, leader, before)
+                )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return child
@@ -322,6 +350,9 @@ def serve() -> None:
     """Be the starter."""
     signal.pthread_sigmask(signal.SIG_BLOCK, ALL_SIGNALS)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the test hears of their ends
+    close_all_but(0, 1, 2)
+    for number in range(3):
+        os.set_inheritable(number, False)
     listener = socket.socket(fileno=0)
     while True:
         message, received, _, _ = socket.recv_fds(listener, 1, 1000)
@@ -329,14 +360,18 @@ def serve() -> None:
             return
         if not fork():
             with leaving(1):
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                control, *given = received
-                order = Order(
-                    *marshal.loads(read(control, *NUMBER.unpack(read(control, NUMBER.size))))
-                )
-                supervise(control, lambda: become(order, given, None))  # noqa: B023
+                obey(*received)
         for number in received:
             os.close(number)
+
+
+def obey(control: int, *given: int) -> None:
+    """In a new process: be the supervisor of what the test orders."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (control, *given):
+        os.set_inheritable(number, False)
+    order = Order(*marshal.loads(read(control, *NUMBER.unpack(read(control, NUMBER.size)))))
+    supervise(control, lambda leader: spawn(order, list(given), leader))
 
 
 def read(descriptor: int, count: int) -> bytes:
@@ -350,27 +385,19 @@ def read(descriptor: int, count: int) -> bytes:
     return data
 
 
-def supervise(control: int, run: Callable[[], None]) -> None:
-    """Run something in a process of its own; end when nothing is left of it, or when all of it was killed."""
+def supervise(control: int, start: Callable[[int], int]) -> None:
+    """Have a process started in the group of a leader; end when nothing is left of it, or when all of it was killed."""
     os.setsid()
     with contextlib.suppress(Exception):  # no ctypes, or no Linux
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     wake, waking = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     leader, release = lead_a_group()
-    started, starting = os.pipe()
-    started = out_of_the_way(started)
-    pid = fork()
-    if not pid:
-        with leaving(99):
-            os.setpgid(0, leader)
-            started_descriptors.append(out_of_the_way(starting))
-            run()
-    close_all_but(control, wake, waking, started, release)
+    has_leader = True
+    pid = start(leader)
+    close_all_but(control, wake, waking, release)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-    readable(started, ENDING)
-    os.close(started)
     tell(control, os.getpid())
     tell(control, pid)
     tell(control, leader)
@@ -378,10 +405,14 @@ def supervise(control: int, run: Callable[[], None]) -> None:
     for descriptor in (control, wake):
         poller.register(descriptor, select.POLLIN)
     while True:
-        left, status = reap(pid)
-        if status is not None:
-            tell(control, status)
-            os.close(release)
+        left, ended = reap()
+        has_leader = has_leader and leader not in ended
+        if pid in ended:
+            tell(control, ended[pid])
+            if has_leader:  # its work is done; and who looks for what is left shall not find it
+                os.kill(leader, signal.SIGKILL)
+                os.waitpid(leader, 0)
+            continue
         if not left:
             return
         if control in dict(poller.poll()):
@@ -392,20 +423,11 @@ def supervise(control: int, run: Callable[[], None]) -> None:
 
 def lead_a_group() -> tuple[int, int]:
     """Start the leader of the group that the new process will be in, as a server is one; return its pid, and a
-    descriptor that it lives as long as. It is not the supervisor, which "kill 0" in a tool must not hit."""
+    descriptor that it lives no longer than. It is not the supervisor, which "kill 0" in a tool must not hit."""
     waiting, release = os.pipe()
-    ready, telling = os.pipe()
-    leader = fork()
-    if not leader:
-        with leaving(0):
-            close_all_but(waiting, telling)
-            os.setpgid(0, 0)
-            os.close(telling)
-            os.read(waiting, 1)
-    for number in (waiting, telling):
-        os.close(number)
-    readable(ready, ENDING)
-    os.close(ready)
+    places = [(os.POSIX_SPAWN_DUP2, waiting, number) for number in range(3)]
+    leader = os.posix_spawn('/bin/cat', ['cat'], {}, file_actions=places, setpgroup=0)
+    os.close(waiting)
     return leader, release
 
 
@@ -414,18 +436,17 @@ def tell(control: int, number: int) -> None:
         os.write(control, NUMBER.pack(number))
 
 
-def reap(pid: int) -> tuple[bool, int | None]:
-    """Take leave of all children that have ended; return whether some are left, and how the one of that number ended."""
-    its_status = None
+def reap() -> tuple[bool, dict[int, int]]:
+    """Take leave of all children that have ended; return whether some are left, and how those ended, by number."""
+    ended: dict[int, int] = {}
     while True:
         try:
-            ended, status = os.waitpid(-1, os.WNOHANG)
+            pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
-            return False, its_status
-        if not ended:
-            return True, its_status
-        if ended == pid:
-            its_status = status
+            return False, ended
+        if not pid:
+            return True, ended
+        ended[pid] = status
 
 
 def end_everything(pid: int) -> None:
@@ -437,7 +458,7 @@ def end_everything(pid: int) -> None:
         for one in found:
             with contextlib.suppress(OSError):
                 os.kill(one, signal.SIGKILL)
-        left, _ = reap(pid)
+        left, _ = reap()
         if not left and not found:
             return
         time.sleep(0.002)
