@@ -176,7 +176,8 @@ def describe_error(error: BaseException) -> str:
     while trace:
         line = trace.tb_lineno
         trace = trace.tb_next
-    why = getattr(error, 'strerror', 'please report it')  # such as "Too many open files"
+    # Such as "Too many open files". Of others, the text could tell what a client has sent.
+    why = getattr(error, 'strerror', getattr(error, 'msg', 'please report it'))
     return f'{type(error).__name__} in line {line}: {why}'
 
 

@@ -244,7 +244,7 @@ class CheckVmail(Tool):
         self.assertEqual(login.code, 0, login.log())
 
 
-@needs('bash')
+@needs('bash', '/proc')
 class CheckLdap(Tool):
     """ldapwhoami is a script that knows alice."""
 
