@@ -363,11 +363,10 @@ class Login:
         Returns the answer; behind an accepted one, the session has begun, or is over.
         """
         since = time.monotonic()
-        needs_report = self.has_session
         with Pipe() as triple:
             posix.write(triple.writer, memoryview(self.triple)[: self.size])  # a pipe holds it
             triple.close_writer()  # before the others need descriptors
-            with Pipe(needs_report) as report, Pipe(needs_report) as answer:
+            with Pipe(self.has_session) as report, Pipe(self.has_session) as answer:
                 argument = self.make_argument(report, answer)
                 outcome = self.run(tool, argument, triple.reader, report)
                 outcome.tool = tool.name
@@ -656,7 +655,7 @@ def file_identity(file: 'int | bytes | str') -> str:
 # --------------------------------------------------------------------------------------------------
 # Waiting, and signals: a tool, and the session that it becomes
 
-NO_LIMIT = 2000000  # seconds, 23 days: as long as poll(2) can wait
+NO_LIMIT = 2000000  # seconds, 23 days: as long as poll(2) can wait at once
 
 
 class Supervisor:
@@ -743,7 +742,8 @@ class Supervisor:
             if has_ended:
                 return ENDED
             seconds_left = deadline - time.monotonic()
-            if seconds_left <= 0 or (self.interrupted and self.gives_up_on_signal):
+            # Without a limit, poll() waits on for ever then.
+            if (seconds and seconds_left <= 0) or (self.interrupted and self.gives_up_on_signal):
                 return TIMED_OUT
             poller.poll(seconds_left * 1000)
 
@@ -1142,7 +1142,7 @@ def escape(data: bytes, limit: int) -> str:
 
 
 # --------------------------------------------------------------------------------------------------
-# For people: --check, --test, --version, --help. No login comes here.
+# For people: --check, --test, --version, --help. No server's login comes here.
 
 USAGE = f"""qmail-pwrap [prog [arg ...]]
     for mail servers, which write a login to descriptor 3: try the tools in
@@ -1513,7 +1513,7 @@ def stay_behind() -> None:
     """In the process that --test has started: go on in a child, and exit as that does.
 
     The login is to lead neither session nor process group, as a server's child does not: see
-    Supervisor.enter_own_group(). The process that leads both is there to be waited for.
+    Supervisor.start(). The process that leads both is there to be waited for.
     """
     login = posix.fork()
     if login != 0:

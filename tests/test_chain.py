@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 
+from tests.harness import faults
 from tests.harness.logins import (
     ACCEPTS,
     QUICK,
@@ -261,11 +262,13 @@ class TimeLimit(ChainCase):
         return read_file(self.path(name)).decode()
 
     def test_timeout_0_lets_a_tool_take_its_time(self) -> None:
-        """It is not killed when another tool's time is over, and its answer counts."""
+        """It is not killed when another tool's time is over, nor after the longest time that can be
+        waited for at once, and its answer counts."""
         self.configure(f'timeout=0 {self.tool("waits", f"{READY}; exit 5")}')
         reader, writer = os.pipe()
         with open(writer, 'wb'):
-            patient = self.start('true', descriptors={0: reader})
+            command = self.launcher(faults.Replaces('NO_LIMIT', 0.01))
+            patient = self.start('true', descriptors={0: reader}, command=command)
             os.close(reader)
             wait_until(lambda: os.path.exists(self.path('ready')), 'the tool waits')
             self.configure(f'timeout=1 {self.tool("hang", HANGS)}')
