@@ -18,7 +18,7 @@ from tests.harness.documents import BIN, BLOCK, block, readme
 from tests.harness.machine import program
 from tests.harness.mailhost import OnAMailHost, User, system_user
 from tests.harness.processes import LONG_ENOUGH
-from tests.harness.servers import LOOPBACK, Server, write_file
+from tests.harness.servers import LOOPBACK, Mailboxes, write_file
 from tests.harness.syslog import SyslogListener
 
 CHECK_VMAIL, CHECK_LDAP = '/usr/local/bin/check-vmail', '/usr/local/bin/check-ldap'
@@ -57,13 +57,12 @@ def vmail_line(login: str, password: str | bytes, uid: int, gid: int, home: str 
     return f'{login}:{(salt + key).hex()}:{uid}:{gid}::{home}:/bin/sh\n'
 
 
-class Dovecot24(Server):
+class Dovecot24(Mailboxes):
     """Dovecot 2.4 with Debian's configuration, changed as README.md says, and moved to loopback ports and a folder.
 
     lua: the file for `passdb lua`, if it is not README.md's. more: lines of local.conf below those of README.md.
     """
 
-    ports_needed = 2
     DEBIANS = '/usr/share/dovecot'  # what the package puts into /etc/dovecot
     # No waiting after failures, and no penalty for the address that all clients of the tests have.
     MOVED = """
@@ -117,18 +116,6 @@ class Dovecot24(Server):
         self.wrapper_environment = environment
         self.lua = lua or shown(LUA)
         self.more = more
-
-    @property
-    def pop3_port(self) -> int:
-        return self.ports[0]
-
-    @property
-    def imap_port(self) -> int:
-        return self.ports[1]
-
-    def log(self) -> str:
-        file = self.folder / 'log'
-        return super().log() + (file.read_text(errors='replace') if file.exists() else '')
 
     @property
     def configuration(self) -> Path:

@@ -196,13 +196,30 @@ class Lookup(NamedTuple):
 FOUND, UNKNOWN, TRY_LATER = 0, 67, 75  # codes of `doveadm user`: success, and two of sysexits.h
 
 
-class Dovecot(Server):
+class Mailboxes(Server):
+    """Any Dovecot: a POP3 and IMAP server that writes the file `log`."""
+
+    ports_needed = 2
+
+    @property
+    def pop3_port(self) -> int:
+        return self.ports[0]
+
+    @property
+    def imap_port(self) -> int:
+        return self.ports[1]
+
+    def log(self) -> str:
+        file = self.folder / 'log'
+        return super().log() + (file.read_text(errors='replace') if file.exists() else '')
+
+
+class Dovecot(Mailboxes):
     """A POP3 and IMAP server that asks `tool` and takes uid, gid and home from what the tool changed to.
 
     With `lookups`, it asks the tool about users as well, as LMTP and the delivery agent need it.
     """
 
-    ports_needed = 2
     CONFIGURATION = """
         base_dir = {folder}/run
         state_dir = {folder}/state
@@ -261,18 +278,6 @@ class Dovecot(Server):
         self.lookups = lookups
         # The tool changes uid before it runs checkpassword-reply, which refuses that unless INSECURE_SETUID is set.
         self.tool_environment = {'INSECURE_SETUID': '1', **environment}
-
-    @property
-    def pop3_port(self) -> int:
-        return self.ports[0]
-
-    @property
-    def imap_port(self) -> int:
-        return self.ports[1]
-
-    def log(self) -> str:
-        file = self.folder / 'log'
-        return super().log() + (file.read_text(errors='replace') if file.exists() else '')
 
     @property
     def configuration(self) -> Path:
