@@ -382,7 +382,7 @@ def _lacks_users() -> str:
 def _lacks_dovecot(version: str) -> str:
     dovecot = program('dovecot')
     if not dovecot:
-        return missing('dovecot-core')
+        return ''  # that is what lacks() says
     done = subprocess.run(
         [dovecot, '--version'], capture_output=True, text=True, check=False, timeout=20
     )
@@ -414,8 +414,8 @@ def missing(*packages: str) -> str:
 def lacks(*wanted: str) -> str:
     """Say what this machine lacks of FACILITIES and of Debian packages, or '' if nothing."""
     reasons = [FACILITIES[one]() for one in wanted if one in FACILITIES]
-    packages = [one for one in wanted if one not in FACILITIES]
-    packages = [one for one in packages if not all(map(program, PROGRAMS[one]))]
+    packages = ['dovecot-core' if one.startswith('dovecot 2.') else one for one in wanted]
+    packages = [one for one in packages if not all(map(program, PROGRAMS.get(one, ())))]
     if packages:
         reasons.append(missing(*packages))
     return '; '.join(dict.fromkeys(filter(None, reasons)))
