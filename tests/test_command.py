@@ -322,7 +322,7 @@ class Damaged(Installed):
             for content, error in BROKEN.items():
                 with self.subTest(script=content):
                     self.replace(self.script, content)
-                    login = self.login(*QUICK.prog, command=log.command(self.command))
+                    login = self.login(*QUICK.prog)
                     tag = f'qmail-pwrap[{login.pid}]'
                     wait_until(functools.partial(log.lines, tag), 'a line in the log')
                     (line,) = log.lines(tag)
@@ -375,8 +375,7 @@ class Example(Installed):
     def test_says_in_the_log_that_no_tool_is_enabled(self) -> None:
         """Besides the result, which is temporary."""
         with SyslogListener() as log:
-            command = log.command(self.command)
-            self.login(command=command, env={'PWRAP_CONF': self.example})
+            self.login(env={'PWRAP_CONF': self.example})
             log.wait_for(f'^{re.escape(self.example)}: no tool is enabled$')
             log.wait_for(
                 r'^result=temporary ip=- tool=- code=111 ms=\d+ user="alice@example\.org"$'
@@ -412,7 +411,7 @@ class RealServer(Installation):
                 self.make('install', PYTHON=python)
                 self.write('qmail/control/pwrap.conf', f'{tool} /dev/null\n{tool} {users}\n')
                 folder = pathlib.Path(self.path('server' + tag))
-                with Qpsmtpd(folder, self.installed, pathlib.Path(self.folder), {}, log) as server:
+                with Qpsmtpd(folder, self.installed, pathlib.Path(self.folder), {}) as server:
                     for mechanism in ('PLAIN', 'LOGIN'):
                         right = smtp_login(server.port, mechanism, 'alice', 'secret of alice')
                         wrong = smtp_login(server.port, mechanism, 'alice', 'secret of bob')

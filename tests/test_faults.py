@@ -88,8 +88,6 @@ class FaultCase(Case):
         text = 'log=stderr\n' + scene.text.replace('TEST', self.folder)
         conf = self.write(f'conf{self.count}', text)
         command = self.launcher(*given, name=f'launcher{self.count}')
-        if self.listener:
-            command = tuple(self.listener.command(command))
         prog = scene.way.prog if scene.way else ()
         if scene.way is SESSION:
             prog = (self.session, f'{self.count + 1}')

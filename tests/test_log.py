@@ -455,8 +455,7 @@ class Syslog(Case):
                     listener.clear()
                     self.write('pwrap.conf', '\n'.join([*lines, '']))
                     triple = b'alice\0\0\0' if environment else TRIPLE
-                    command = listener.command(self.command)
-                    login = self.login(*way.prog, command=command, env=environment, triple=triple)
+                    login = self.login(*way.prog, env=environment, triple=triple)
                     listener.wait_for('^result=')
                     got = listener.lines('qmail-pwrap')
                     self.assertEqual([line.severity for line in got], [one for one, _ in wanted])
@@ -472,8 +471,7 @@ class Syslog(Case):
         """The report step logs to the same place."""
         self.write('pwrap.conf', self.tool('yes', ACCEPTS) + '\n')
         with SyslogListener() as listener:
-            command = listener.command(self.command)
-            self.login('/nonexistent/prog', command=command)
+            self.login('/nonexistent/prog')
             line = listener.wait_for('prog cannot be run')
         self.assertEqual((line.severity, line.facility), (syslog.LOG_ERR, syslog.LOG_MAIL >> 3))
 
@@ -481,8 +479,7 @@ class Syslog(Case):
         """A % in a line is a %."""
         self.write('pwrap.conf', self.tool('no', REJECTS) + '\n')
         with SyslogListener() as listener:
-            command = listener.command(self.command)
-            self.login('true', command=command, triple=b'%s%n%m%d\0p\0')
+            self.login('true', triple=b'%s%n%m%d\0p\0')
             self.assertTrue(listener.wait_for('^result=').text.endswith(' user="%s%n%m%d"'))
 
 

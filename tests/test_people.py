@@ -299,7 +299,6 @@ class Log(Command):
         crash = self.tool('crash', 'ulimit -c 0; kill -SEGV $$')
         checks = COMMANDS[:3]
         with SyslogListener() as log:
-            command = log.command(self.command)
             for lines, some in (
                 ([self.no, crash, '/nonexistent'], (*COMMANDS, *NO_COMMANDS[:2])),
                 (['colour=red'], checks),
@@ -307,14 +306,14 @@ class Log(Command):
             ):
                 self.settings(*lines)
                 with open(self.write('typed', 'x\n'), 'rb') as typed:  # only --test reads it
-                    options = {'command': command, 'descriptors': {0: typed.fileno()}}
+                    options = {'descriptors': {0: typed.fileno()}}
                     started = [self.start_command(*words, **options) for words in some]
                 for login in started:
                     login.wait()
             # With a server's descriptor 3, and without one of the others.
-            started = [self.start(*words, command=command) for words in COMMANDS]
+            started = [self.start(*words) for words in COMMANDS]
             started += [
-                self.start_command(*words, command=command, closed=[number])
+                self.start_command(*words, closed=[number])
                 for words in (*checks, ('--help',))
                 for number in (0, 1, 2)
             ]
@@ -322,7 +321,7 @@ class Log(Command):
                 login.wait()
             # A login, which does log, proves that the listener hears this script.
             self.settings(self.no)
-            self.login(*QUICK.prog, command=command, triple=b'heard\0x\0')
+            self.login(*QUICK.prog, triple=b'heard\0x\0')
             log.wait_for('user="heard"')
             lines = [line.text for line in log.lines('qmail-pwrap[')]
         mine = [line for line in lines if self.is_mine(line)]

@@ -347,7 +347,7 @@ class NoLog(SystemCase):
             login = self.start(
                 'true',
                 triple=None,
-                command=listener.command(command),
+                command=command,
                 before=lambda: os.setresuid(NOBODYS, 0, 0),
             )
             self.assertEqual(login.wait().code, 2)

@@ -19,7 +19,6 @@ from tests.harness.machine import program
 from tests.harness.mailhost import OnAMailHost, User, system_user
 from tests.harness.processes import LONG_ENOUGH
 from tests.harness.servers import LOOPBACK, Mailboxes, write_file
-from tests.harness.syslog import SyslogListener
 
 CHECK_VMAIL, CHECK_LDAP = '/usr/local/bin/check-vmail', '/usr/local/bin/check-ldap'
 VMAIL = '/etc/vmail'
@@ -106,11 +105,10 @@ class Dovecot24(Mailboxes):
         wrapper: str,
         vmail: Path,
         environment: Mapping[str, str],
-        syslog: SyslogListener | None = None,
         lua: str = '',
         more: str = '',
     ) -> None:
-        super().__init__(folder, {}, syslog)
+        super().__init__(folder, {})
         self.wrapper = wrapper
         self.vmail = vmail
         self.wrapper_environment = environment
@@ -248,7 +246,6 @@ class OnDovecot24(OnFirstConfiguration):
             wrapper or str(host.wrapper),
             cls.vmail,
             host.environment,
-            host.log,
             lua,
             more,
         )

@@ -187,17 +187,15 @@ class MailHost:
         return str(write_file(self.folder / name, f'#!/bin/sh\n{text}\n', 0o755))
 
     def qpsmtpd(self) -> Qpsmtpd:
-        return Qpsmtpd(
-            self.folder / 'qpsmtpd', str(self.wrapper), self.homes, self.environment, self.log
-        )
+        return Qpsmtpd(self.folder / 'qpsmtpd', str(self.wrapper), self.homes, self.environment)
 
     def dovecot(self, lookups: bool = False) -> Dovecot:
         folder = self.folder / f'dovecot{next(self._numbers)}'
-        return Dovecot(folder, str(self.wrapper), self.environment, self.log, lookups)
+        return Dovecot(folder, str(self.wrapper), self.environment, lookups)
 
     def tcpserver(self, *client_command: str) -> Tcpserver:
         folder = self.folder / f'tcpserver{next(self._numbers)}'
-        return Tcpserver(folder, client_command, self.environment, self.log)
+        return Tcpserver(folder, client_command, self.environment)
 
 
 class OnAMailHost(unittest.TestCase):

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tests.harness import machine
 from tests.harness.machine import SYSTEM_PATH, program
 from tests.harness.processes import LONG_ENOUGH, Process, wait_until
-from tests.harness.syslog import SyslogListener
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -69,18 +68,15 @@ class Server:
     """A server on loopback ports that the system picks, and all of it ends with the `with` block.
 
     A subclass says how many ports it needs and by what command it listens on them. `folder` is made for its files,
-    among them `output` with what it prints. With `syslog`, it and all it starts log to that listener.
+    among them `output` with what it prints.
     """
 
     ports_needed = 1
 
-    def __init__(
-        self, folder: Path, environment: Mapping[str, str], syslog: SyslogListener | None = None
-    ) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.folder = folder
         self.environment = {'PATH': SYSTEM_PATH, **environment}
         self.output = folder / 'output'
-        self._syslog = syslog
 
     def command(self) -> list[str]:
         """Write what the server needs, for self.ports, and return its command line."""
@@ -123,8 +119,6 @@ class Server:
 
     def _start(self) -> None:
         command = self.command()
-        if self._syslog:
-            command = self._syslog.command(command)
         with open(os.devnull, 'rb') as null, self.output.open('wb') as output:
             descriptors = {0: null.fileno(), 1: output.fileno(), 2: output.fileno()}
             self._process = Process(command, self.environment, descriptors, str(self.folder))
@@ -160,9 +154,8 @@ class Qpsmtpd(Server):
         tool: str,
         homes: Path,
         environment: Mapping[str, str],
-        syslog: SyslogListener | None = None,
     ) -> None:
-        super().__init__(folder, {**environment, 'QPSMTPD_CONFIG': str(folder / 'config')}, syslog)
+        super().__init__(folder, {**environment, 'QPSMTPD_CONFIG': str(folder / 'config')})
         self.tool = tool
         self.homes = homes
 
@@ -270,10 +263,9 @@ class Dovecot(Mailboxes):
         folder: Path,
         tool: str,
         environment: Mapping[str, str],
-        syslog: SyslogListener | None = None,
         lookups: bool = False,
     ) -> None:
-        super().__init__(folder, {}, syslog)
+        super().__init__(folder, {})
         self.tool = tool
         self.lookups = lookups
         # The tool changes uid before it runs checkpassword-reply, which refuses that unless INSECURE_SETUID is set.
@@ -319,9 +311,8 @@ class Tcpserver(Server):
         folder: Path,
         client_command: Sequence[str],
         environment: Mapping[str, str],
-        syslog: SyslogListener | None = None,
     ) -> None:
-        super().__init__(folder, environment, syslog)
+        super().__init__(folder, environment)
         self.client_command = client_command
 
     def command(self) -> list[str]:

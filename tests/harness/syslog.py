@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests.harness import machine
@@ -92,10 +91,6 @@ class SyslogListener:
         """Send an empty line, which arrives behind all that was sent before."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.sendto(b'', self.path)
-
-    def command(self, command: Sequence[str]) -> list[str]:
-        """Return the command line under which `command` finds this listener at /dev/log: it does as it is."""
-        return list(command)
 
     def lines(self, tag: str = '') -> list[LogLine]:
         """Return what was sent so far, of programs whose tag begins with `tag`."""
