@@ -172,7 +172,7 @@ class CheckVmail(Tool):
     def test_the_log_says_what_the_trouble_is(self) -> None:
         """And nothing of what is no trouble."""
         with SyslogListener() as log:
-            command = log.command((self.tool_path,))
+            command = (self.tool_path,)
             for password in (BUILDER, 'wrong'):
                 self.login('/bin/true', triple=triple_of(BOB, password), command=command)
             self.assertEqual(log.lines('check-vmail'), [])

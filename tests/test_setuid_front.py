@@ -87,7 +87,7 @@ class SetuidFront(Case):
                         log.clear()
                         login = self.login(
                             *(word, '/usr/bin/id'),
-                            command=log.command([*become, self.front(kind)]),
+                            command=[*become, self.front(kind)],
                             descriptors=pipes,
                         )
                         self.assertEqual(login.code, 111)
