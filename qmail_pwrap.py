@@ -39,6 +39,7 @@ import sys
 import syslog
 import time
 from _signal import (
+    ITIMER_REAL,
     SIG_BLOCK,
     SIG_DFL,
     SIG_IGN,
@@ -1172,7 +1173,7 @@ def serve_person(program: str, words: 'list[str]') -> None:
         sys.stdout.flush()
     except (KeyboardInterrupt, EOFError) as stopped:
         complain('')  # ends the line with the prompt, or with ^C
-        code = STOPPED + [*stopped.args, SIGINT][0]
+        code = STOPPED + sum(stopped.args or [SIGINT])  # an EOFError has no number
     except Exception as error:
         code = complain(f'{words[0]}: {describe_error(error)}')
     finally:
@@ -1347,7 +1348,7 @@ def find_doubts_about(tool: Tool) -> 'list[str]':
 
     doubts = find_doubts_about_patterns(tool.settings['users'])
     for word in tool.command[1:]:
-        if word in (b'|', b'||', b'&', b'&&', b';') or word.lstrip(b'012')[:1] in (b'>', b'<'):
+        if word.lstrip(b'012')[:1] in (b'|', b'&', b';', b'>', b'<'):
             doubts.append(f'{escape(word, 99)} is an argument: no shell runs here')
     for path in find_paths(tool):
         if path not in tool.command and not os.path.exists(path):
@@ -1412,8 +1413,9 @@ def find_doubtful_places(files: 'list[str]', needed: int, trouble: str) -> 'list
         if not needed:
             # In a folder such as /tmp, nobody can replace what another has there.
             is_open = is_folder and not mode & _stat.S_ISVTX or _stat.S_ISREG(mode)
-            is_doubtful = is_open and mode & OTHERS_CAN_WRITE != 0
-            is_doubtful = is_doubtful or status.st_uid not in (0, os.geteuid())
+            is_doubtful = status.st_uid not in (0, os.geteuid()) or (
+                is_open and mode & OTHERS_CAN_WRITE != 0
+            )
         if is_doubtful:
             doubts.append(f'{printable(place)}: {trouble}')
     return doubts
@@ -1465,6 +1467,9 @@ def try_login(program: str, login: str) -> int:
     for number in STOPPING:
         if _signal.getsignal(number) != SIG_IGN:
             _signal.signal(number, stop)
+    # Python hears of a signal that comes right before a wait when the wait is over, or interrupted.
+    _signal.signal(SIGALRM, do_nothing)
+    _signal.setitimer(ITIMER_REAL, 1, 1)
     if Configuration().values['auth'] == '0':
         show('auth=0: everybody is let in; the tools are asked all the same', BAD)
     os.environ['AUTH'] = '1'
@@ -1506,7 +1511,7 @@ def make_triple(login: str, password: bytes) -> bytes:
     """Return a triple as a server writes it; too long ones stay so, and still fit into a pipe."""
     import os
 
-    return (b'%s\0%s\0<%d@test>\0' % (os.fsencode(login), password, os.getpid()))[:2000]
+    return (b'%s\0%s\0<1@test>\0' % (os.fsencode(login), password))[:2000]
 
 
 def stay_behind() -> None:

@@ -224,10 +224,16 @@ class GivingUp(ProbeCase):
 
     def test_it_has_a_second_and_no_more(self) -> None:
         """Who ignores TERM is killed a second later, and who ends is not waited for."""
-        ignores = self.begin(self.tool('ignores', f'trap "" TERM; {HANGS}'))
-        ends = [self.begin(self.tool('hangs', HANGS)) for _ in range(2)]
-        self.assertIn(self.milliseconds(ignores), range(2000, 5000))
-        self.assertLess(min(map(self.milliseconds, ends)), 2000)
+        ignores = self.tool('ignores', f'trap "" TERM; {HANGS}')
+        ends = self.tool('hangs', HANGS)
+
+        def are_in_time() -> bool:
+            logins = [self.begin(line) for line in (ignores, ends)]
+            killed, ended = map(self.milliseconds, logins)
+            self.assertGreaterEqual(killed, 2000)
+            return killed < 3000 and ended < 2000
+
+        wait_until(are_in_time, 'in time')  # on a busy machine all takes longer, but not each time
 
 
 class LeftBehind(ProbeCase):

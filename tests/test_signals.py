@@ -117,7 +117,7 @@ class AsFound(ProbeCase):
         """Verdicts, exit codes and time limits are right where the server ignores or blocks
         SIGCHLD."""
         no, five = self.tool('no', REJECTS), self.tool('five', 'exit 5')
-        crash, hangs = self.tool('crash', CRASHES), self.tool('hangs', HANGS)
+        crash, hangs = self.tool('crash', CRASHES), f'timeout=1 {self.tool("hangs", HANGS)}'
         true, shell = ('true',), ('/bin/sh', '-c')
         cases: list[tuple[list[str], tuple[str, ...], int, str]] = [
             ([no, self.yes], true, 0, 'accepted'),
@@ -136,8 +136,8 @@ class AsFound(ProbeCase):
         for left in (Left('ignored', ignore, CHILD), Left('blocked', block, CHILD)):
             for case in cases:
                 tools, prog, _, _ = case
-                limit = 'timeout=1' if hangs in tools else 'timeout=0'  # no end is seen by that
-                login = self.start(*prog, env=self.chain(limit, *tools), before=left.before)
+                # No end is seen by a time limit.
+                login = self.start(*prog, env=self.chain('timeout=0', *tools), before=left.before)
                 logins.append((left, login, case))
         for left, login, (tools, prog, code, result) in logins:
             with self.subTest(left.name, tools=tools, prog=prog):
@@ -213,8 +213,8 @@ class PassedOn(ProbeCase):
             'session',
             'for name in TERM HUP INT QUIT USR1 USR2 ALRM; do trap "echo $name" $name; done\n'
             ': >$dir/ready\n'
-            'while :; do read line && break; test -e $dir/go && exit 9; done\n'
-            'exit 8',
+            'while [ ! -e $dir/go ]; do sleep 0.01; done\n'
+            'exit 9',
         )
         with self.held(session) as login:
             for count, number in enumerate(PASSED_ON, 1):

@@ -282,7 +282,8 @@ class Interrupted(OnTerminal):
                     self.assertIn(terminal.wait_for_end(login), (0, 128 + number))
                     self.assertTrue(terminal.shown.endswith('\r\n'), terminal.shown)
                     self.assertNotIn('Traceback', terminal.shown)
-                    self.assertEqual('the exit code' in terminal.shown, login.code == 0)
+                    if login.code == 0:  # a signal may also come right behind that line
+                        self.assertIn('the exit code', terminal.shown)
 
     def test_a_terminal_that_hangs_up_ends_it_too(self) -> None:
         """At the prompt, and while a tool runs: nothing is left behind."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -543,6 +544,51 @@ class Signals(Try):
                 self.assertNotIn('the exit code', text)
                 self.assertNotIn('result=rejected', text)
                 self.assertEqual(read_file(f'{login.folder}/2').strip(), b'')
+
+    @needs('/proc')
+    def test_right_before_a_wait_are_heard_too(self) -> None:
+        """While the password is waited for, of which nothing comes, and while a tool is."""
+        # A signal that another thread gets is as one that comes in the moment before a wait: that goes on.
+        gets_it = self.python_tool(
+            'gets-it',
+            f"""
+import importlib.util, signal, threading, time
+def hear(number):
+    in_a_row = 0
+    while in_a_row < 20:
+        time.sleep(0.01)
+        status = open(f'/proc/self/task/{{os.getpid()}}/stat').read()
+        waits = status.rpartition(')')[2].split()[0] == 'S' and os.path.exists({self.path('ready')!r})
+        in_a_row = in_a_row + 1 if waits else 0
+    signal.pthread_kill(threading.get_ident(), number)
+spec = importlib.util.spec_from_file_location('qmail_pwrap', {self.command[0]!r})
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+threading.Thread(target=hear, args=(int(argv.pop(0)),), daemon=True).start()
+sys.argv = [{self.command[0]!r}, *argv]
+script.main({self.command[0]!r})""",
+        )
+        waits = self.tool('waits', f'{tools.READY}; exec sleep 1000')
+        self.settings(f'timeout=0 {waits}')
+        for ready, typed in (('ready', b''), ('other', b'x\n')):
+            for number in (signal.SIGINT, signal.SIGTERM):
+                with self.subTest(typed=typed, signal=number.name):
+                    for name in ('ready', 'other'):
+                        with contextlib.suppress(FileNotFoundError):
+                            os.unlink(self.path(name))
+                    self.write(ready, '')
+                    reader, writer = os.pipe()
+                    os.write(writer, typed)
+                    with open(reader, 'rb'), open(writer, 'wb'):
+                        login = self.start(
+                            f'{int(number)}',
+                            *('--test', ALICE),
+                            command=(gets_it,),
+                            triple=None,
+                            descriptors={0: reader},
+                        )
+                        self.assertEqual(login.wait().code, 128 + number)
+                    self.assertEqual(read_file(f'{login.folder}/2'), b'\n')
 
     def test_that_are_ignored_stay_so(self) -> None:
         """As nohup(1) has it."""

@@ -103,7 +103,8 @@ class SyslogListener:
             return [line for line in self._lines if line.tag.startswith(tag)]
 
     def clear(self) -> None:
-        """Forget what arrived so far."""
+        """Forget what was sent so far."""
+        self.lines()  # which waits for it
         with self._arrived:
             self._lines.clear()
 
