@@ -1173,7 +1173,7 @@ def serve_person(program: str, words: 'list[str]') -> None:
         sys.stdout.flush()
     except (KeyboardInterrupt, EOFError) as stopped:
         complain('')  # ends the line with the prompt, or with ^C
-        code = STOPPED + sum(stopped.args or [SIGINT])  # an EOFError has no number
+        code = STOPPED + (stopped.args or [SIGINT])[0]  # an EOFError has no number
     except Exception as error:
         code = complain(f'{words[0]}: {describe_error(error)}')
     finally:
@@ -1467,7 +1467,8 @@ def try_login(program: str, login: str) -> int:
     for number in STOPPING:
         if _signal.getsignal(number) != SIG_IGN:
             _signal.signal(number, stop)
-    # Python hears of a signal that comes right before a wait when the wait is over, or interrupted.
+    # A signal that comes right before a wait is not heard until that is over, or interrupted, as
+    # each one is every second now.
     _signal.signal(SIGALRM, do_nothing)
     _signal.setitimer(ITIMER_REAL, 1, 1)
     if Configuration().values['auth'] == '0':

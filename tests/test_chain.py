@@ -27,6 +27,7 @@ from tests.harness.tools import (
     CVM_REFUSES,
     CVM_TROUBLE,
     HANGS,
+    LOOPS,
     READS,
     READY,
     VCHKPW_REFUSES,
@@ -291,7 +292,7 @@ class Interruption(ChainCase):
                 ('trap "exit 111" TERM', '^{}: temporary failure, exit code 111$'),
                 (':', '^{}: killed by SIGTERM$'),
             ):
-                tool = self.tool('waits', f'{trap}; : >$dir/ready; while :; do sleep 0.01; done')
+                tool = self.tool('waits', f'{trap}; : >$dir/ready; {LOOPS}')
                 self.configure(f'failure={failure}', self.no, tool, self.yes)
                 with self.subTest(failure=failure, trap=trap):
                     login = self.interrupt(way, signal.SIGTERM)
@@ -303,9 +304,7 @@ class Interruption(ChainCase):
     def test_a_tool_may_accept_all_the_same(self, way: Way) -> None:
         """A tool that accepts although a signal has come has accepted."""
         trap = 'exit 0' if way is QUICK else 'exec "$@"'
-        tool = self.tool(
-            'waits', f"{READS}; trap '{trap}' TERM; : >$dir/ready; while :; do sleep 0.01; done"
-        )
+        tool = self.tool('waits', f"{READS}; trap '{trap}' TERM; : >$dir/ready; {LOOPS}")
         self.configure(tool, self.no)
         self.assert_ends(self.interrupt(way, signal.SIGTERM), way.code, 'accepted', tool)
 

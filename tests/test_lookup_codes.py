@@ -12,7 +12,7 @@ import signal
 from typing import Any
 
 from tests.harness.logins import TRIPLE, Case, Login, wait_until
-from tests.harness.tools import CRASHES, HANGS, looks_up, refuses
+from tests.harness.tools import CRASHES, HANGS, LOOPS, looks_up, refuses
 
 REPLY = 'printf "%s %s" "$AUTHORIZED" "$USER"; exit 2'  # the session of a lookup
 NAMES = ('checkpassword-reply', 'another')
@@ -120,9 +120,7 @@ class Lookups(Case):
 
     def test_an_interrupted_lookup_makes_nobody_unknown(self) -> None:
         """A signal that comes while a tool looks is no answer, even if it dies with 3."""
-        waits = self.tool(
-            'waits', 'trap "exit 3" TERM; : >$dir/ready; while :; do sleep 0.01; done'
-        )
+        waits = self.tool('waits', f'trap "exit 3" TERM; : >$dir/ready; {LOOPS}')
         self.configure(self.first, waits)
         login = self.look_up('mallory')
         wait_until(lambda: os.path.exists(self.path('ready')), 'the tool is ready')

@@ -24,6 +24,7 @@ from tests.harness.probes import ProbeCase
 from tests.harness.tools import (
     CLOSES_ALL,
     FORKS,
+    LOOPS,
     PYTHON_BECOMES,
     PYTHON_READS,
     READS,
@@ -402,7 +403,7 @@ class GivenUp(ProbeCase):
         logins = []
         for prog, accepts in (('true', 'exit 0'), (self.session, 'exec "$@"')):
             trap = f"trap ': >$0.told; {accepts}' TERM"  # which may come once more meanwhile
-            tool = self.tool(accepts[:4], f'{READS}; {trap}; while :; do sleep 0.01; done')
+            tool = self.tool(accepts[:4], f'{READS}; {trap}; {LOOPS}')
             logins.append(self.start(prog, env=self.chain(f'timeout=1 {tool}')))
         for login in logins:
             problem = 'timed out after 1 s and was killed$'

@@ -241,6 +241,19 @@ class Mailboxes(OnAMailHost):
         self.host.configure('no-such-setting=1', self.host.tools['checkpassword.login'])
         self.assert_temporarily_refused(self.host.alice.login, self.host.alice.password)
 
+    def test_without_insecure_setuid_logins_fail_temporarily(self) -> None:
+        """Dovecot's log and this one say what README.md quotes."""
+        alice = self.host.alice
+        self.host.configure('failure=temporary', self.host.tools['checkpassword.login'])
+        dovecot = self.host.dovecot()
+        del dovecot.tool_environment['INSECURE_SETUID']
+        with dovecot, self.assertRaises(poplib.error_proto):
+            servers.pop3_subjects(dovecot.pop3_port, alice.login, alice.password)
+        self.assert_logged(
+            rf'result=temporary ip=127\.0\.0\.1 tool=checkpassword\.login code=111 ms=\d+ user="{alice.login}"'
+        )
+        self.assertIn("couldn't be run securely", dovecot.log())
+
     def test_the_log_names_user_tool_and_client(self) -> None:
         """Each login is one line with its result, the client's address, the tool that decided and the login."""
         alice = self.host.alice

@@ -32,7 +32,7 @@ from tests.harness.logins import (
 from tests.harness.machine import needs
 from tests.harness.probes import PLAIN
 from tests.harness.syslog import SyslogListener
-from tests.harness.tools import READS, refuses
+from tests.harness.tools import LOOPS, READS, refuses
 
 # A uid and gid that nobody has, and no other run of the tests: their processes would count against its limits.
 NOBODYS = random.randrange(62000, 64000)
@@ -391,9 +391,7 @@ class WithoutProc(SystemCase):
 
     def test_signals(self) -> None:
         """A signal reaches the session."""
-        session = self.tool(
-            'session', "trap 'exit 40' TERM; : >$dir/ready; while :; do sleep 0.01; done"
-        )
+        session = self.tool('session', f"trap 'exit 40' TERM; : >$dir/ready; {LOOPS}")
         env = self.conf_of(self.accepts)
         login = self.start(session, env=env, before=machine.hide_proc)
         wait_until(lambda: os.path.exists(self.path('ready')) or login.over(), 'ready')

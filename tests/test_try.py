@@ -552,7 +552,7 @@ class Signals(Try):
         gets_it = self.python_tool(
             'gets-it',
             f"""
-import importlib.util, signal, threading, time
+import runpy, signal, threading, time
 def hear(number):
     in_a_row = 0
     while in_a_row < 20:
@@ -561,22 +561,19 @@ def hear(number):
         waits = status.rpartition(')')[2].split()[0] == 'S' and os.path.exists({self.path('ready')!r})
         in_a_row = in_a_row + 1 if waits else 0
     signal.pthread_kill(threading.get_ident(), number)
-spec = importlib.util.spec_from_file_location('qmail_pwrap', {self.command[0]!r})
-script = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(script)
-threading.Thread(target=hear, args=(int(argv.pop(0)),), daemon=True).start()
-sys.argv = [{self.command[0]!r}, *argv]
-script.main({self.command[0]!r})""",
+threading.Thread(target=hear, args=(int(argv[0]),), daemon=True).start()
+del sys.argv[0]
+runpy.run_path({self.command[0]!r}, run_name='__main__')""",
         )
         waits = self.tool('waits', f'{tools.READY}; exec sleep 1000')
         self.settings(f'timeout=0 {waits}')
-        for ready, typed in (('ready', b''), ('other', b'x\n')):
+        for typed in (b'', b'x\n'):
             for number in (signal.SIGINT, signal.SIGTERM):
                 with self.subTest(typed=typed, signal=number.name):
-                    for name in ('ready', 'other'):
-                        with contextlib.suppress(FileNotFoundError):
-                            os.unlink(self.path(name))
-                    self.write(ready, '')
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(self.path('ready'))
+                    if not typed:  # no tool will write it
+                        self.write('ready', '')
                     reader, writer = os.pipe()
                     os.write(writer, typed)
                     with open(reader, 'rb'), open(writer, 'wb'):

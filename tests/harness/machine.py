@@ -415,7 +415,8 @@ def lacks(*wanted: str) -> str:
     """Say what this machine lacks of FACILITIES and of Debian packages, or '' if nothing."""
     reasons = [FACILITIES[one]() for one in wanted if one in FACILITIES]
     packages = ['dovecot-core' if one.startswith('dovecot 2.') else one for one in wanted]
-    packages = [one for one in packages if not all(map(program, PROGRAMS.get(one, ())))]
+    packages = [one for one in packages if one not in FACILITIES]
+    packages = [one for one in packages if not all(map(program, PROGRAMS[one]))]
     if packages:
         reasons.append(missing(*packages))
     return '; '.join(dict.fromkeys(filter(None, reasons)))

@@ -9,7 +9,7 @@ import collections
 import unittest
 from typing import Any
 
-SECONDS = 0.25  # a test, on the average, on an idle machine with two processors
+SECONDS = 0.28  # a test, on the average, on an idle machine with two processors
 LONG = 30  # seconds that are worth a word
 
 

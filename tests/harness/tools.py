@@ -16,6 +16,7 @@ ACCEPTS = f'{READS}; {BECOMES}'
 REJECTS = 'cat <&3 >/dev/null; exit 1'
 CRASHES = 'cat <&3 >/dev/null; ulimit -c 0; kill -SEGV $$'
 HANGS = 'exec sleep 1000'
+LOOPS = 'while :; do sleep 0.01; done'  # behind a trap: a signal that comes right before a read would not end that
 CVM_REFUSES = 100
 READY = ': >$dir/ready; read line'  # as tool or session: says so by a file, and waits for the end of descriptor 0
 
