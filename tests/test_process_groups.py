@@ -70,7 +70,10 @@ class Groups(ProbeCase):
         """So it can be killed with all that it has started; and setsid(1) does not fork, unless it
         would without the wrapper. The wrapper itself is where it was."""
         tool = self.python_tool(
-            'tool', 'print(os.getpid(), os.getpgrp(), os.getppid(), os.getpgid(os.getppid()))'
+            'tool',
+            'while os.getpgid(os.getppid()) == os.getpgrp():  # the wrapper may go back after it began\n'
+            '    os.sched_yield()\n'
+            'print(os.getpid(), os.getpgrp(), os.getppid(), os.getpgid(os.getppid()))',
         )
         self.configure(tool)
         for before in LEADERS:
