@@ -55,6 +55,7 @@ from _signal import (
     SIGUSR1,
     SIGUSR2,
     SIGXFSZ,
+    pthread_sigmask,
 )
 
 VERSION = '1.2'
@@ -146,8 +147,8 @@ def main(program: str) -> None:
                 LOG.shows_answers = True
                 LOG.descriptor = int(words.pop(0)[len(TEST) :])
                 posix.set_inheritable(LOG.descriptor, False)  # no tool shall have it
-                _signal.pthread_sigmask(SIG_UNBLOCK, STOPPING)
                 stay_behind()
+                pthread_sigmask(SIG_UNBLOCK, STOPPING)
             login = Login(program, words or [find_true()])
             ending = login.decide()
             if ending < 0:
@@ -498,7 +499,7 @@ def end_by_signal(number: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if number != SIGKILL:
         _signal.signal(number, SIG_DFL)
-    _signal.pthread_sigmask(SIG_UNBLOCK, [number])
+    pthread_sigmask(SIG_UNBLOCK, [number])
     posix.kill(posix.getpid(), number)
 
 
@@ -686,7 +687,7 @@ class Supervisor:
         for number in self.handled:
             _signal.signal(number, do_nothing)
         # With SIGCHLD ignored or blocked, as some servers leave it, no end would ever be seen.
-        self.mask_found = _signal.pthread_sigmask(SIG_UNBLOCK, [SIGCHLD])
+        self.mask_found = pthread_sigmask(SIG_UNBLOCK, [SIGCHLD])
 
     def start(
         self, command: 'list[bytes | str]', environment: 'dict[bytes, bytes]', triple_reader: int
@@ -795,7 +796,7 @@ class Supervisor:
         """
         if self.child is None:
             return self.code
-        _signal.pthread_sigmask(SIG_BLOCK, self.handled)
+        pthread_sigmask(SIG_BLOCK, self.handled)
         _signal.set_wakeup_fd(-1)
         self.pass_signals_on()  # those that came before they were blocked
         syslog.closelog()
@@ -1458,6 +1459,9 @@ def try_login(program: str, login: str) -> int:
     Returns the exit code of a server whose prog is no session, or MISUSED if everybody is let in.
     Raises OSError, and KeyboardInterrupt if a signal has ended this.
     """
+    # Only its waits can be stopped: an exception that comes while Python destroys an object, as in
+    # imports, is printed and lost; and a login that is just begun has to be ended, too.
+    pthread_sigmask(SIG_BLOCK, STOPPING)
     import os
     import resource
 
@@ -1488,7 +1492,7 @@ def try_login(program: str, login: str) -> int:
                 BAD,
             )
     print('\nwith a random password:')
-    triple = make_triple(login, os.urandom(16).hex().encode())
+    triple = make_triple(login, os.urandom(16).hex())
     if len(triple) > TRIPLE_LIMIT:
         show('not asked: no room for one beside so long a login')
     elif run_login(program, triple, find_true()) == ACCEPT:
@@ -1498,21 +1502,22 @@ def try_login(program: str, login: str) -> int:
     return code
 
 
-def ask_password() -> bytes:
+def ask_password() -> str:
     """Return the password that is typed, or the first line of standard input. Raises OSError."""
     import getpass
-    import os
 
-    if not os.isatty(0):
-        return open(0, 'rb', closefd=False).readline().rstrip(b'\n')
-    return os.fsencode(getpass.getpass())
+    pthread_sigmask(SIG_UNBLOCK, STOPPING)
+    if posix.isatty(0):
+        password = getpass.getpass()
+    else:
+        password = open(0, errors='surrogateescape', newline='\n', closefd=False).readline()
+    pthread_sigmask(SIG_BLOCK, STOPPING)
+    return password.rstrip('\n')
 
 
-def make_triple(login: str, password: bytes) -> bytes:
+def make_triple(login: str, password: str) -> bytes:
     """Return a triple as a server writes it; too long ones stay so, and still fit into a pipe."""
-    import os
-
-    return (b'%s\0%s\0<1@test>\0' % (os.fsencode(login), password))[:2000]
+    return f'{login}\0{password}\0<1@test>\0'.encode(errors='surrogateescape')[:2000]
 
 
 def stay_behind() -> None:
@@ -1522,8 +1527,7 @@ def stay_behind() -> None:
     Supervisor.start(). The process that leads both is there to be waited for.
     """
     login = posix.fork()
-    if login != 0:
-        _signal.pthread_sigmask(SIG_BLOCK, STOPPING)  # the login shall end, and then this
+    if login != 0:  # where STOPPING are blocked: the login shall end, and then this
         _, status = posix.waitpid(login, 0)
         code = posix.waitstatus_to_exitcode(status)
         posix._exit(code if code >= 0 else STOPPED - code)
@@ -1535,28 +1539,29 @@ def run_login(program: str, triple: bytes, *prog: str) -> int:
     That of a login that a signal has ended is 128 plus its number. Raises OSError, and
     KeyboardInterrupt once the login and its tools are gone.
     """
-    import subprocess
+    from subprocess import DEVNULL, Popen
 
     with Pipe() as given, Pipe() as answers:
         posix.write(given.writer, triple)
         given.close_writer()
         posix.dup2(given.reader, 3)
-        _signal.pthread_sigmask(SIG_BLOCK, STOPPING)  # in between, nobody would end it
-        process = subprocess.Popen(
+        process = Popen(
             [program, f'{TEST}{answers.writer}', *prog],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL if posix.isatty(2) else None,
+            stdin=DEVNULL,
+            stdout=DEVNULL,
+            stderr=DEVNULL if posix.isatty(2) else None,
             start_new_session=True,
             pass_fds=(3, answers.writer),
         )
         answers.close_writer()
         try:
-            _signal.pthread_sigmask(SIG_UNBLOCK, STOPPING)
+            pthread_sigmask(SIG_UNBLOCK, STOPPING)
             with open(answers.reader, 'rb', closefd=False) as lines:
                 for number, line in enumerate(lines, 1):
                     show_answer(number, line.decode().partition(': ')[2].rstrip())
-            return process.wait()
+            code = process.wait()
+            pthread_sigmask(SIG_BLOCK, STOPPING)
+            return code
         except KeyboardInterrupt:
             while process.poll() is None:
                 send_signal(-process.pid, SIGTERM)  # again, as the login is elsewhere for moments

@@ -587,6 +587,30 @@ runpy.run_path({self.command[0]!r}, run_name='__main__')""",
                         self.assertEqual(login.wait().code, 128 + number)
                     self.assertEqual(read_file(f'{login.folder}/2'), b'\n')
 
+    def test_while_python_destroys_an_object_end_it_soon_after(self) -> None:
+        """An exception would be lost there, as in many imports, and Python would print a traceback."""
+        sends = self.python_tool(
+            'sends',
+            f"""
+import runpy
+class Sends:
+    def __del__(self):
+        os.kill(os.getpid(), int(argv[0]))
+def urandom(count, original=os.urandom):
+    Sends()
+    return original(count)
+os.urandom = urandom
+del sys.argv[0]
+runpy.run_path({self.command[0]!r}, run_name='__main__')""",
+        )
+        self.settings(f'name=x {self.yes}')
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
+            with self.subTest(signal=number.name):
+                words = (f'{int(number)}', '--test', ALICE)
+                tried = self.say(*words, given=f'{PASSWORD}\n'.encode(), command=(sends,))
+                self.assertEqual((tried.code, tried.errors), (128 + number, '\n'))
+                self.assertNotIn('the exit code', tried.output)
+
     def test_that_are_ignored_stay_so(self) -> None:
         """As nohup(1) has it."""
         wait = (
