@@ -592,24 +592,29 @@ runpy.run_path({self.command[0]!r}, run_name='__main__')""",
         sends = self.python_tool(
             'sends',
             f"""
-import runpy
+import resource, runpy
 class Sends:
     def __del__(self):
         os.kill(os.getpid(), int(argv[0]))
-def urandom(count, original=os.urandom):
-    Sends()
-    return original(count)
-os.urandom = urandom
-del sys.argv[0]
+def patch(module, name):
+    original = getattr(module, name)
+    def sends_first(*given):
+        Sends()
+        return original(*given)
+    setattr(module, name, sends_first)
+patch(sys.modules[argv[1]], argv[2])
+del sys.argv[:3]
 runpy.run_path({self.command[0]!r}, run_name='__main__')""",
         )
         self.settings(f'name=x {self.yes}')
-        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
-            with self.subTest(signal=number.name):
-                words = (f'{int(number)}', '--test', ALICE)
-                tried = self.say(*words, given=f'{PASSWORD}\n'.encode(), command=(sends,))
-                self.assertEqual((tried.code, tried.errors), (128 + number, '\n'))
-                self.assertNotIn('the exit code', tried.output)
+        # Before the password, between that and the first login, and between two logins.
+        for function in (('resource', 'setrlimit'), ('posix', 'dup2'), ('os', 'urandom')):
+            for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT):
+                with self.subTest(function=function, signal=number.name):
+                    words = (str(int(number)), *function, '--test', ALICE)
+                    tried = self.say(*words, given=f'{PASSWORD}\n'.encode(), command=(sends,))
+                    self.assertEqual((tried.code, tried.errors), (128 + number, '\n'))
+                    self.assertNotIn('the exit code', tried.output)
 
     def test_that_are_ignored_stay_so(self) -> None:
         """As nohup(1) has it."""
