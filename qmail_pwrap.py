@@ -1517,7 +1517,9 @@ def ask_password() -> str:
 
 def make_triple(login: str, password: str) -> bytes:
     """Return a triple as a server writes it; too long ones stay so, and still fit into a pipe."""
-    return f'{login}\0{password}\0<1@test>\0'.encode(errors='surrogateescape')[:2000]
+    import os
+
+    return os.fsencode(f'{login}\0{password}\0<1@test>\0')[:2000]
 
 
 def stay_behind() -> None:

@@ -284,9 +284,9 @@ class Interrupted(OnTerminal):
                     self.assertIn(terminal.wait_for_end(login), (0, 128 + number))
                     self.assertTrue(terminal.shown.endswith('\r\n'), terminal.shown)
                     self.assertNotIn('Traceback', terminal.shown)
-                    # All else has been said before that line, behind which a signal may still come.
+                    # That line comes last, and what comes behind it is not heard any more.
                     before, is_told, _ = terminal.shown.partition('the exit code')
-                    self.assertTrue(is_told or login.code != 0, terminal.shown)
+                    self.assertEqual(bool(is_told), login.code == 0, terminal.shown)
                     self.assertTrue('the log: ' in before.partition(RANDOM)[2] or not is_told)
 
     def test_a_terminal_that_hangs_up_ends_it_too(self) -> None:
